@@ -1,0 +1,43 @@
+# Everything a fresh machine needs is Python >= 3.10 and make. `make help` lists the targets.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help install demo test lint types imports check check-claims bench clean
+.DEFAULT_GOAL := help
+
+help:            ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[pretrained,dev]'
+	touch $(STAMP)
+
+install: $(STAMP) ## build .venv and install (a second run does nothing)
+
+demo: $(STAMP)   ## the main job on built-in scenes: search, train, export, measure, report
+	$(BIN)/catchweight demo --out runs/demo
+
+test: $(STAMP)   ## the fast tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)   ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## mypy over the package
+	$(BIN)/mypy
+
+imports: $(STAMP) ## the import contract between rooms
+	$(BIN)/lint-imports
+
+check: lint types imports test ## all that CI runs
+
+check-claims: $(STAMP) ## slow tests: real data and the claim checks of the published systems
+	$(BIN)/python -m pytest -m slow
+
+clean:           ## remove .venv and caches (run folders stay)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,25 @@
+"""Data sets: reading, checking, drawing and loading. Knows nothing of networks."""
+
+from __future__ import annotations
+
+from .check import DataReport, check_data
+from .classes import IGNORE, MAX_CLASSES, ClassSet, distinct_colors
+from .dataset import Sample, SegmentationData, open_data
+from .readers import READERS
+from .readers.layout import BadFileError, Problem, Record
+
+__all__ = [
+    "IGNORE",
+    "MAX_CLASSES",
+    "READERS",
+    "BadFileError",
+    "ClassSet",
+    "DataReport",
+    "Problem",
+    "Record",
+    "Sample",
+    "SegmentationData",
+    "check_data",
+    "distinct_colors",
+    "open_data",
+]

@@ -1,0 +1,255 @@
+"""COCO: instance files (polygons, run lengths) and panoptic files (JSON and PNG) as class masks.
+
+Lin et al., "Microsoft COCO: Common Objects in Context", 2014; Kirillov et al., "Panoptic Segmentation", 2019.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import CatchweightError
+from ...files import read_json
+from ..classes import IGNORE, ClassSet, distinct_colors
+from .labels import Shape, paint
+from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, split_name
+from .pixels import opened
+
+BACKGROUND = "background"
+
+
+def add_background(names: tuple[str, ...]) -> ClassSet:
+    """The classes with a black "background" ahead of them, unless one of them has that name."""
+    if BACKGROUND in names:
+        return ClassSet(names)
+    return ClassSet((BACKGROUND, *names), ((0, 0, 0), *distinct_colors(len(names))))
+
+
+def annotation_files(root: Path, kind: str) -> dict[str, Path]:
+    """``annotations/<kind>_<tag>.json`` (or directly in ``root``) by tag: "train", "val2017", ..."""
+    found = {}
+    for folder in (root, root / "annotations"):
+        for path in sorted(folder.glob(f"{kind}*.json")):
+            found[path.stem.removeprefix(kind).strip("_") or "train"] = path
+    return found
+
+
+@dataclass(frozen=True)
+class Categories:
+    """COCO's category ids in the order of our classes, and whether a background is one of these."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+    with_background: bool
+
+    @property
+    def index_of(self) -> dict[int, int]:
+        """Category id to class index."""
+        ahead = len(self.classes) - len(self.names)
+        return {category: place + ahead for place, category in enumerate(self.ids)}
+
+    @property
+    def classes(self) -> ClassSet:
+        """Our classes, the background first unless a category has that name."""
+        return add_background(self.names) if self.with_background else ClassSet(self.names)
+
+    @property
+    def empty(self) -> int:
+        """The mask's value where nothing is annotated."""
+        return self.classes.names.index(BACKGROUND) if self.with_background else IGNORE
+
+
+def _load(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    keys = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
+        raise CatchweightError(f"{path} is not a COCO file: it needs the lists {', '.join(keys)}")
+    return content
+
+
+def _categories(contents: dict[Path, dict[str, Any]], with_background: bool) -> Categories:
+    """The categories, which every file must number alike."""
+    first: dict[int, str] | None = None
+    for path, content in contents.items():
+        try:
+            named = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CatchweightError(f"{path}: a category needs id and name; missing or wrong: {error}") from error
+        if first is not None and named != first:
+            raise CatchweightError(f"{path} numbers other categories than {next(iter(contents))}: make them equal")
+        first = named
+    ids = tuple(sorted(first or {}))
+    return Categories(ids, tuple((first or {})[category] for category in ids), with_background)
+
+
+def _image_file(root: Path, tag: str, name: str) -> Path | None:
+    """Where COCO's ``file_name`` lies, or None when it leads out of the root or is nowhere."""
+    folders = (f"images/{tag}", f"images/{split_name(tag)}", tag, split_name(tag), "images", ".")
+    paths = (inside(root, folder, name) for folder in folders)
+    # An entry like "../x.jpg" stays inside the root only to be found elsewhere than meant: refused by text.
+    return None if ".." in Path(name).parts else next((path for path in paths if path and path.is_file()), None)
+
+
+def _records(root: Path, tag: str, path: Path, content: dict[str, Any], problems: list[Problem]) -> dict[Any, Record]:
+    """Records by COCO's image id."""
+    records: dict[Any, Record] = {}
+    for entry in content["images"]:
+        name = str(entry.get("file_name", "")) if isinstance(entry, dict) else ""
+        image = _image_file(root, tag, name) if name else None
+        if image is None:
+            problems.append(Problem("warning", str(path), f'image "{name}" is not in the data set; skipped'))
+            continue
+        records[entry.get("id")] = Record(f"{tag}/{Path(name).with_suffix('').as_posix()}", image, path)
+    return records
+
+
+# --- instances -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InstanceLabels:
+    """Masks painted from the instances of each picture, keyed by record id."""
+
+    shapes: dict[str, list[Shape]]
+    empty: int
+    digest: str
+    upright: bool = False
+
+    def mask(self, record: Record, size: tuple[int, int]) -> np.ndarray:
+        where = f"{record.mask} (image {record.image.name})"
+        return paint(self.shapes.get(record.id, []), size, self.empty, where)
+
+    def signature(self) -> str:
+        return f"instances {self.empty} {self.digest}"
+
+
+def _read_instances(root: Path, options: Options) -> Layout:
+    files = annotation_files(root, "instances")
+    contents = {path: _load(path) for path in files.values()}
+    categories = _categories(contents, options.background == "class")
+    digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
+    layout = Layout(categories.classes, InstanceLabels({}, categories.empty, digest), {})
+    shapes: dict[str, list[Shape]] = layout.labels.shapes  # type: ignore[attr-defined]
+    for tag, path in files.items():
+        records = _records(root, tag, path, contents[path], layout.problems)
+        layout.splits.setdefault(split_name(tag), []).extend(records.values())
+        for entry in contents.pop(path)["annotations"]:
+            _add_instance(entry, records, categories.index_of, shapes, path, layout.problems)
+    if annotation_files(root, "panoptic"):
+        layout.notes.append('panoptic labels are here too: format "coco-panoptic" reads those (every pixel labelled)')
+    return layout
+
+
+def _add_instance(
+    entry: dict[str, Any],
+    records: dict[Any, Record],
+    index_of: dict[int, int],
+    shapes: dict[str, list[Shape]],
+    path: Path,
+    problems: list[Problem],
+) -> None:
+    record = records.get(entry.get("image_id"))
+    if record is None:
+        return  # the picture's own absence is reported already
+    index = index_of.get(entry.get("category_id", -1))
+    region = entry.get("segmentation")
+    if index is None or not region:
+        fault = f"category {entry.get('category_id')} is not in its list" if index is None else "no segmentation"
+        problems.append(Problem("error", str(path), f"annotation {entry.get('id')}: {fault}"))
+        return
+    if isinstance(region, list) and all(isinstance(part, list) for part in region):
+        try:
+            region = [np.asarray(part, dtype=np.float64) for part in region]  # an eighth of the lists' memory
+        except (TypeError, ValueError):
+            problems.append(Problem("error", str(path), f"annotation {entry.get('id')}: polygon is not numbers"))
+            return
+    shapes.setdefault(record.id, []).append(Shape(index, region, bool(entry.get("iscrowd"))))
+
+
+INSTANCES = Reader(
+    name="coco",
+    looks_for="annotations/instances_<split>.json with images/<split>/ (COCO)",
+    recognises=lambda root: bool(annotation_files(root, "instances")),
+    read=_read_instances,
+    has_background=True,
+)
+
+
+# --- panoptic --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PanopticLabels:
+    """Masks from panoptic PNGs: segment id = R + 256 G + 65536 B; segments to classes by record id."""
+
+    segments: dict[str, dict[int, int]]
+    digest: str
+    upright: bool = False
+
+    def mask(self, record: Record, size: tuple[int, int]) -> np.ndarray:
+        assert record.mask is not None
+        with opened(record.mask) as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(np.int32)
+        ids = pixels @ np.array([1, 256, 65536], dtype=np.int32)
+        known = self.segments[record.id] | {0: IGNORE}
+        present, place = np.unique(ids, return_inverse=True)
+        strange = [int(segment) for segment in present if int(segment) not in known]
+        if strange:
+            raise BadFileError(record.mask, f"segment {strange[0]} is not in the JSON's segments_info")
+        return np.array([known[int(segment)] for segment in present], dtype=np.uint8)[place].reshape(ids.shape)
+
+    def signature(self) -> str:
+        return f"panoptic {self.digest}"
+
+
+def _read_panoptic(root: Path, options: Options) -> Layout:
+    files = annotation_files(root, "panoptic")
+    contents = {path: _load(path) for path in files.values()}
+    categories = _categories(contents, with_background=False)
+    digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
+    segments: dict[str, dict[int, int]] = {}
+    layout = Layout(categories.classes, PanopticLabels(segments, digest), {})
+    for tag, path in files.items():
+        images = _records(root, tag, path, contents[path], layout.problems)
+        records = layout.splits.setdefault(split_name(tag), [])
+        for entry in contents.pop(path)["annotations"]:
+            record = images.pop(entry.get("image_id"), None)
+            if record is None:
+                continue
+            mask = _panoptic_file(root, tag, str(entry.get("file_name", "")))
+            records.append(Record(record.id, record.image, mask))
+            segments[record.id] = _segments(entry, categories.index_of, path, layout.problems)
+        records += [Record(record.id, record.image, None) for record in images.values()]
+    return layout
+
+
+def _panoptic_file(root: Path, tag: str, name: str) -> Path | None:
+    folders = (f"panoptic/{tag}", f"panoptic/{split_name(tag)}", f"annotations/panoptic_{tag}", f"panoptic_{tag}")
+    if not name or ".." in Path(name).parts:
+        return None
+    paths = (inside(root, folder, name) for folder in folders)
+    return next((path for path in paths if path and path.is_file()), None)
+
+
+def _segments(entry: dict[str, Any], index_of: dict[int, int], path: Path, problems: list[Problem]) -> dict[int, int]:
+    found = {}
+    for segment in entry.get("segments_info", []):
+        index = index_of.get(segment.get("category_id", -1))
+        if index is None:
+            fault = f"segment {segment.get('id')}: category {segment.get('category_id')} is not in its list"
+            problems.append(Problem("error", str(path), fault))
+        found[int(segment.get("id", 0))] = IGNORE if index is None else index
+    return found
+
+
+PANOPTIC = Reader(
+    name="coco-panoptic",
+    looks_for="annotations/panoptic_<split>.json with panoptic/<split>/*.png and images/<split>/",
+    recognises=lambda root: bool(annotation_files(root, "panoptic")),
+    read=_read_panoptic,
+    yields_to=("coco",),
+)

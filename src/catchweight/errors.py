@@ -1,0 +1,33 @@
+"""The two errors a user can meet, and the one way to say "no such name"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CatchweightError(Exception):
+    """A failure the user can act on: the message names the file, key or image and what would be right.
+
+    The command line prints the message alone and ends with ``exit_code``.
+    """
+
+    exit_code = 1
+
+
+class UsageError(CatchweightError):
+    """What was asked for cannot be understood: unknown name, malformed value, contradictory flags."""
+
+    exit_code = 2
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name nobody knows: lists what is known, nearest match first.
+
+    >>> str(unknown("loss", "dise", ["dice", "ohem"]))
+    'unknown loss "dise": did you mean "dice"? Known: dice, ohem'
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f' did you mean "{near[0]}"?' if near else ""
+    return UsageError(f'unknown {kind} "{name}":{hint} Known: {", ".join(names)}')

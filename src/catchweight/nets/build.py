@@ -1,0 +1,58 @@
+"""From a name to a network. A new family is one file and one line in ``FAMILIES``."""
+
+from __future__ import annotations
+
+from ..errors import unknown
+from . import encoder_decoder, eseg
+from .segmentation import Family, NetSpec, SegmentationNet, Weights
+
+FAMILIES: tuple[Family, ...] = (
+    eseg.FAMILY,
+    encoder_decoder.FAMILY,
+)
+
+
+def build_network(
+    name: str, classes: int, *, width: float = 1.0, aux: bool = False, weights: Weights = "none"
+) -> SegmentationNet:
+    """Build the named network.
+
+    Args:
+        name: one of ``network_names()``, or ``timm/<backbone>[+fpn|+bifpn]`` with any timm backbone;
+            options may follow a colon: ``timm/resnet18+bifpn:levels=2-7,width=96,repeats=4``.
+        classes: number of classes K.
+        width: multiplies the channels of neck and head, rounded to 8.
+        aux: auxiliary heads for training.
+        weights: of the backbone: "none" (random), "offline" (pip package), "hub" (download), "auto"
+            (offline when such a package is installed, else hub) or the path of a .pt, .pth or
+            .safetensors file.
+
+    Raises:
+        UsageError: unknown name or option; the nearest known one is named.
+        CatchweightError: the weights cannot be had or do not fit.
+    """
+    return build_from_spec(NetSpec(name, classes, width, aux), weights)
+
+
+def build_from_spec(spec: NetSpec, weights: Weights = "none") -> SegmentationNet:
+    """``build_network`` for a spec; the same errors."""
+    return _family(spec.name).build(spec, weights)
+
+
+def network_names() -> list[str]:
+    """Every named network, and an example of each open family."""
+    return [name for family in FAMILIES for name in family.names]
+
+
+def describe_network(name: str) -> str:
+    """One line: what it is, paper, year."""
+    family = _family(name)
+    base = name.split(":", 1)[0]
+    return family.names.get(base) or f"timm backbone with a pyramid neck: {name}"
+
+
+def _family(name: str) -> Family:
+    for family in FAMILIES:
+        if family.claims(name):
+            return family
+    raise unknown("network", name, network_names())

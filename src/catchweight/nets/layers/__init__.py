@@ -1,0 +1,9 @@
+"""Small building blocks shared by necks and heads."""
+
+from __future__ import annotations
+
+from .conv import ConvNormAct, SeparableConv, round_channels
+from .norm import SmallMapBatchNorm
+from .resize import halve, resize_to
+
+__all__ = ["ConvNormAct", "SeparableConv", "SmallMapBatchNorm", "halve", "resize_to", "round_channels"]

@@ -1,0 +1,8 @@
+"""Necks: backbone maps in, a pyramid of equal width out."""
+
+from __future__ import annotations
+
+from .bifpn import BiFPN
+from .fpn import FPN
+
+__all__ = ["FPN", "BiFPN"]

@@ -1,0 +1,45 @@
+"""Feature pyramid network (Lin et al., CVPR 2017), with depthwise-separable output convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ..layers import SeparableConv, resize_to
+from ..layers.resize import check_mode
+from ..segmentation import FeatureInfo
+from .pyramid import PyramidInputs
+
+
+class FPN(nn.Module):
+    """Top-down sums, then one 3x3 separable convolution a level.
+
+    Args:
+        features: the backbone's maps, finest first.
+        width: channels of every level.
+        levels: how many levels; beyond the backbone's they are max-pooled.
+        act: activation name.
+        resize: "nearest" or "bilinear" on the way down.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[FeatureInfo],
+        *,
+        width: int = 64,
+        levels: int = 4,
+        act: str = "relu",
+        resize: str = "nearest",
+    ) -> None:
+        super().__init__()
+        self.width, self.levels, self.resize = width, levels, check_mode(resize)
+        self.inputs = PyramidInputs(features, width, levels)
+        self.outputs = nn.ModuleList(SeparableConv(width, width, act=act) for _ in range(levels))
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """[(B, C_i, h_i, w_i)] -> ``levels`` maps (B, width, h_l, w_l), finest first."""
+        levels = self.inputs(maps)
+        for i in range(len(levels) - 2, -1, -1):
+            levels[i] = levels[i] + resize_to(levels[i + 1], levels[i], self.resize)
+        return [conv(x) for conv, x in zip(self.outputs, levels, strict=True)]

@@ -1,0 +1,9 @@
+"""Training: recipes, the loop, and evaluation."""
+
+from __future__ import annotations
+
+from .evaluate import eager_predict, evaluate
+from .loop import TrainResult, train
+from .recipes import Recipe, finetune, scratch
+
+__all__ = ["Recipe", "TrainResult", "eager_predict", "evaluate", "finetune", "scratch", "train"]

@@ -1,0 +1,67 @@
+"""One training step as a module, so that Fabric, DDP and ``torch.compile`` see all of it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CatchweightError
+from ..nets import SegmentationNet
+from ..tasks.losses import SegmentationLoss
+from .checkpoints import Progress
+
+
+class Step(nn.Module):
+    """Normalise, run the network, take the loss: uint8 images and masks to a scalar."""
+
+    def __init__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool = True) -> None:
+        super().__init__()
+        self.net = net
+        self.loss = loss
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Loss of images ``(B, 3, H, W)`` uint8 with masks ``(B, H, W)`` uint8."""
+        inputs = self.net.normalise(images).contiguous(memory_format=self.memory_format)
+        return self.loss(self.net.train_logits(inputs), masks)
+
+
+class LossWatch:
+    """Adds losses up and refuses to go on after one that is not finite.
+
+    On a CPU every loss is looked at before its backward pass. Elsewhere that would make the host wait for the
+    device at every step, so losses are looked at in groups, and always before anything is stored.
+    """
+
+    def __init__(self, progress: Progress, every: int) -> None:
+        self.progress, self.every = progress, every
+        self._pending: list[tuple[Tensor, int, int, tuple[str, ...]]] = []
+
+    def add(self, loss: Tensor, epoch: int, step: int, ids: tuple[str, ...]) -> None:
+        """Take in the loss of one batch."""
+        self._pending.append((loss.detach(), epoch, step, ids))
+        if len(self._pending) >= self.every:
+            self.check()
+
+    def check(self) -> None:
+        """Look at every loss that waits.
+
+        Raises:
+            CatchweightError: a loss is NaN or infinite; names the epoch, the step and the batch's images.
+        """
+        values = torch.stack([loss for loss, *_ in self._pending]).tolist() if self._pending else []
+        for value, (_, epoch, step, ids) in zip(values, self._pending, strict=True):
+            if value != value or abs(value) == float("inf"):
+                raise CatchweightError(
+                    f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, on the images "
+                    f"{', '.join(ids)}. The last good checkpoint is kept: look at these images, or train with a "
+                    "lower lr or with clip=1 in a fresh folder"
+                )
+            self.progress.loss_total += value
+            self.progress.loss_count += 1
+        self._pending.clear()
+
+    @property
+    def mean(self) -> float:
+        """Mean loss per batch so far, of the losses that were looked at."""
+        return self.progress.loss_total / max(1, self.progress.loss_count)

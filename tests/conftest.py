@@ -1,0 +1,29 @@
+"""Shared by every test: where the real data sets lie, and skip marks for machines without them.
+
+Use as ``from conftest import CAMVID, needs_camvid``. ``CATCHWEIGHT_DATA`` names another folder of data sets;
+without it the folder ``shared/data`` beside the repository is used.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("CATCHWEIGHT_DATA", REPOSITORY.parent / "shared" / "data"))
+CAMVID = DATA / "camvid"
+COCO128 = DATA / "coco128"
+
+
+def _needs(folder: Path, mark: str) -> pytest.MarkDecorator:
+    """Skip unless ``folder`` holds ``mark``; the reason says how to provide it."""
+    return pytest.mark.skipif(
+        not (folder / mark).exists(),
+        reason=f"the {folder.name} data set is not at {folder}: set CATCHWEIGHT_DATA to the folder that holds it",
+    )
+
+
+needs_camvid = _needs(CAMVID, "classes.json")
+needs_coco = _needs(COCO128, "annotations/instances_train.json")
