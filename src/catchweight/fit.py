@@ -166,8 +166,9 @@ def prepare(
     weights: str,
     seed: int,
     say: Say,
+    dry_run: bool = False,
 ) -> _Job:
-    """Check everything that was asked for; nothing is written when something is wrong."""
+    """Check everything that was asked for; nothing is written when something is wrong, or on a dry run."""
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--time must be positive, but got {minutes:g} minutes")
@@ -187,7 +188,8 @@ def prepare(
         "minutes": minutes,
         "settings": settings.model_dump(mode="json"),
     }
-    return _Job(Run(Path(run), request), opened, budget, place, settings, space, weights, say)
+    folder = None if dry_run else Run(Path(run), request)
+    return _Job(folder, opened, budget, place, settings, space, weights, say)
 
 
 def native_size(data: SegmentationData) -> tuple[int, int]:
@@ -224,7 +226,8 @@ def _stages(job: _Job, begun: float, minutes: float | None) -> FitResult:
             "Raise search.headroom or the budget, and use a new --run folder"
         )
     say(
-        f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, within {job.budget}"
+        f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "
+        f"within {job.budget}"
     )
     return FitResult(run.folder, final, run.path("model.onnx"), front, run.path("report.html"))
 
@@ -273,9 +276,7 @@ def _plan(job: _Job, screening: Screening, begun: float, minutes: float | None) 
     epochs, eta = job.settings.train.epochs, job.settings.search.eta
     available = None if minutes is None else begun + 60 * minutes - AFTERWARDS_S - time.monotonic()
     plan = fitting_plan(seconds, epochs, eta, available)
-    job.say(
-        f"plan: {plan['candidates']} candidates, rungs at epochs {plan['rungs']}, about {plan['minutes']:.0f} min"
-    )
+    job.say(f"plan: {plan['candidates']} candidates, rungs at epochs {plan['rungs']}, about {plan['minutes']:.0f} min")
     return plan
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .check import DataReport, check_data
 from .classes import IGNORE, MAX_CLASSES, ClassSet, distinct_colors
 from .dataset import Sample, SegmentationData, open_data
+from .drawing import colorize, draw_grid, overlay
 from .readers import READERS
 from .readers.layout import BadFileError, Problem, Record
 
@@ -20,6 +21,9 @@ __all__ = [
     "Sample",
     "SegmentationData",
     "check_data",
+    "colorize",
     "distinct_colors",
+    "draw_grid",
     "open_data",
+    "overlay",
 ]

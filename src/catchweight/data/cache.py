@@ -77,9 +77,9 @@ class PixelCache:
             path = folder / f"{_key(record, root)}.npy"
             try:
                 return _as_sample(opened(path), record.id)
-            except FileNotFoundError:
+            except OSError:  # not there yet, or the folder is out of reach
                 pass
-            except ValueError:  # shorter than its header says: a power cut, not a kill
+            except (ValueError, EOFError):  # shorter than its header says: a power cut, not a kill
                 path.unlink(missing_ok=True)
             sample = data.read(record)
             self._store(path, sample)

@@ -169,9 +169,9 @@ def open_data(
 
 def _root(path: Path) -> Path:
     if path.is_dir():
-        return path.absolute()
+        return path.resolve()
     if path.suffix in {".yaml", ".yml"} and path.is_file():
-        return path.absolute().parent
+        return path.resolve().parent
     if path.exists():
         raise UsageError(f"{path} is a file: give the folder of the data set")
     raise UsageError(f"{path} does not exist: give the folder of the data set")

@@ -170,9 +170,7 @@ class EvalLoader:
         self.wait_seconds += seconds
 
 
-def prefetch(
-    jobs: Iterable[J], make: Callable[[J], B], workers: int, waited: Callable[[float], None]
-) -> Iterator[B]:
+def prefetch(jobs: Iterable[J], make: Callable[[J], B], workers: int, waited: Callable[[float], None]) -> Iterator[B]:
     """``map(make, jobs)`` in order, worked ahead by ``workers`` threads (0: in the caller's).
 
     An exception in ``make`` is raised where its result is due. Threads end with the iterator, however that ends.

@@ -131,7 +131,9 @@ def draw_view(
     )
 
 
-def apply_view(sample: Sample, view: View, size: tuple[int, int], fill: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+def apply_view(
+    sample: Sample, view: View, size: tuple[int, int], fill: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
     """Carry ``view`` out.
 
     Returns:
@@ -205,7 +207,7 @@ def colour_map(brightness: float, contrast: float, saturation: float, turn: floa
     alike). Measured on one core at 180x240: 0.12 ms, against 2.1 ms for torchvision's four functions.
     """
     saturate = saturation * np.eye(3) + (1 - saturation) * LUMA
-    angle = 2 * math.pi * turn
+    angle = -2 * math.pi * turn  # so that red turns towards yellow, as it does in HSV
     cos, sin = math.cos(angle), math.sin(angle)
     rotate = np.linalg.inv(TO_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ TO_YIQ
     # Grey is a fixed point of both, so the contrast pivot passes through them unchanged.

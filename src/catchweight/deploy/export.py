@@ -13,9 +13,9 @@ import onnx
 from .. import __version__
 from ..data.classes import IGNORE, ClassSet
 from ..errors import CatchweightError
-from ..files import write_json, written_aside
+from ..files import write_json
 from ..nets.segmentation import SegmentationNet
-from ..targets.graph import Dynamic, check_onnx, to_onnx
+from ..targets.graph import Dynamic, build_graph, check_onnx, save_graph
 
 KEY = "catchweight"
 """The entry of the file's ``metadata_props`` that holds everything as JSON."""
@@ -52,8 +52,9 @@ def export(
         )
     path = Path(path)
     facts = describe(net, size, classes, dynamic, batch, meta)
-    to_onnx(net, path, size, batch, dynamic)
-    _embed(path, facts)
+    model = build_graph(net, size, batch, dynamic)
+    model.metadata_props.add(key=KEY, value=json.dumps(facts, ensure_ascii=False))
+    save_graph(model, path)
     write_json(path.with_suffix(".json"), facts)
     return path
 
@@ -114,11 +115,3 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None if done.returncode == 0 else None
-
-
-def _embed(path: Path, facts: Mapping[str, Any]) -> None:
-    model = onnx.load(str(path))
-    del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=json.dumps(facts, ensure_ascii=False))
-    with written_aside(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())

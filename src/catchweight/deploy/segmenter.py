@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from catchweight.errors import CatchweightError, UsageError
+from ..errors import CatchweightError, UsageError
 
 # Masks are made in bands of rows of this many logits: they stay in the processor's cache, and a picture of
 # a hundred megapixels does not need a hundred megapixels times classes of memory.
@@ -41,6 +41,7 @@ class Segmenter:
         colors: one (r, g, b) per class.
         size: the (height, width) in pixels that images are resized to before the network sees them.
         batch: images per run the file was exported for; None when any number will do.
+        fixed_size: the only (height, width) the network takes; None when it takes any.
         metadata: everything the exporter wrote into the file.
 
     Raises:
@@ -69,7 +70,9 @@ class Segmenter:
         self._scale, self._shift = 1 / (255 * std), -mean / std
         source = self.session.get_inputs()[0]
         self.input_name = source.name
-        self.batch = source.shape[0] if isinstance(source.shape[0], int) else None
+        batch, _, height, width = source.shape
+        self.batch = batch if isinstance(batch, int) else None
+        self.fixed_size = (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
     def __call__(self, image: ImageLike) -> np.ndarray:
         """The class of every pixel: (H, W) uint8 at the image's own size (after EXIF rotation)."""
@@ -151,9 +154,11 @@ def _heighten(wide: np.ndarray, height: int, band: slice) -> np.ndarray:
 
 def _taps(source: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For every wanted position: the two source positions around it and the weight of the second."""
-    position = np.maximum((np.arange(wanted) + 0.5) * (source / wanted) - 0.5, 0)
+    # In float32 as torch does it: at odd ratios the rounding of positions is what differs, not the sums.
+    scale, half = np.float32(source / wanted), np.float32(0.5)
+    position = np.maximum((np.arange(wanted, dtype=np.float32) + half) * scale - half, np.float32(0))
     low = np.minimum(position.astype(np.intp), source - 1)
-    return low, np.minimum(low + 1, source - 1), (position - low).astype(np.float32)
+    return low, np.minimum(low + 1, source - 1), position - low.astype(np.float32)
 
 
 def _lerp(first: np.ndarray, second: np.ndarray, weight: np.ndarray) -> np.ndarray:
@@ -184,7 +189,7 @@ def read_rgb(image: ImageLike) -> Image.Image:
         raise CatchweightError(f"{image}: no such file") from error
     except UnidentifiedImageError as error:
         raise CatchweightError(f"{image}: not an image that pillow can read") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise CatchweightError(f"{image}: broken image ({error})") from error
 
 
@@ -194,22 +199,17 @@ def _checked(array: np.ndarray) -> np.ndarray:
             return np.ascontiguousarray(array[..., 0])
         if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)):
             return np.ascontiguousarray(array)
-    raise UsageError(
-        f"an image array must be (H, W, 3) uint8 in RGB order, but got {array.shape} {array.dtype}"
-    )
+    raise UsageError(f"an image array must be (H, W, 3) uint8 in RGB order, but got {array.shape} {array.dtype}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith(("I", "F")):
-        upright = Image.fromarray(_eight_bits(np.asarray(upright)))
+    if upright.mode == "F":
+        raise ValueError("floating-point pixels have no known range; save it as 8-bit PNG or JPEG")
+    if upright.mode.startswith("I"):
+        deep = np.clip(np.asarray(upright, np.int64), 0, 65535)  # the training reader scales the same way
+        upright = Image.fromarray((deep // 257).astype(np.uint8))
     return upright.convert("RGB")
-
-
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Deep grey values (H, W) to uint8: 16-bit by its range, what already fits 8 bits as it is."""
-    scale = 255 / 65535 if values.max(initial=0) > 255 else 1.0
-    return np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8)
 
 
 def _color(value: Sequence[int]) -> tuple[int, int, int]:
@@ -227,9 +227,7 @@ def _open_session(path: Path, threads: int | None, providers: Sequence[str]) -> 
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises its own untyped family
-        raise CatchweightError(
-            f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})"
-        ) from error
+        raise CatchweightError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
 
 
 def _read_metadata(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ..errors import unknown
-from . import encoder_decoder, eseg
+from . import encoder_decoder, eseg, ffnet
 from .segmentation import Family, NetSpec, SegmentationNet, Weights
 
 FAMILIES: tuple[Family, ...] = (
     eseg.FAMILY,
+    ffnet.FAMILY,
     encoder_decoder.FAMILY,
 )
 

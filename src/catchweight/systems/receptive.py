@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Pick = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) -> the quantity at one point, one value per image, (B,)."""
@@ -59,3 +59,20 @@ def mass_radius(mass: Tensor, share: float = 0.5, point: tuple[float, float] | N
 def mass_beyond(mass: Tensor, radius: float, point: tuple[float, float]) -> float:
     """Share of the mass farther than ``radius`` pixels from ``point``."""
     return float(mass[distances(mass, point) > radius].sum() / mass.sum())
+
+
+@torch.no_grad()
+def settle_norms(net: nn.Module, images: Tensor) -> None:
+    """Set every batch norm's running statistics to those of ``images`` and put ``net`` into evaluation mode.
+
+    At initialisation the running statistics mean nothing, and in training mode the gradient also flows through the
+    batch statistics, which reach every pixel: neither shows a receptive field.
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 1.0
+    net.train()(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.eval()

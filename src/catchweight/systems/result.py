@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import platform
-import subprocess
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +11,7 @@ from typing import Any, Literal
 import psutil
 
 from .. import __version__
+from ..deploy.export import git_commit
 from ..errors import CatchweightError
 from ..files import read_json, write_json
 
@@ -43,7 +43,7 @@ class Verdict:
 
     Args:
         claim: the inequalities that make the claim; all must hold.
-        control: the same kind of inequalities for the deliberately broken arm; at least one must fail.
+        control: inequalities for the deliberately broken arm; every one must fail.
         figures: everything measured, JSON-able.
         seeds: the seeds used.
     """
@@ -56,12 +56,12 @@ class Verdict:
     @property
     def control_failed(self) -> bool:
         """Whether the broken arm was refused, as it must be."""
-        return not all(condition.met for condition in self.control)
+        return bool(self.control) and not any(condition.met for condition in self.control)
 
     @property
     def passed(self) -> bool | None:
-        """Whether the claim held; ``None`` (void) when the broken arm passes too or no control was given."""
-        if not self.control or not self.control_failed:
+        """Whether the claim held; ``None`` (void) when the broken arm passes anywhere or there was none."""
+        if not self.control_failed:
             return None
         return bool(self.claim) and all(condition.met for condition in self.claim)
 
@@ -80,12 +80,13 @@ class CheckResult:
     commit: str
     machine: str
     quick: bool = False
+    data: str | None = None
     claim: list[dict[str, Any]] = field(default_factory=list)
     control: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, name: str, verdict: Verdict, seconds: float, quick: bool) -> CheckResult:
-        """Date, commit and machine are those of now and here."""
+    def of(cls, name: str, verdict: Verdict, seconds: float, quick: bool, data: str | None = None) -> CheckResult:
+        """``data`` names the data set's folder. Date, commit and machine are those of now and here."""
         return cls(
             name=name,
             passed=None if quick else verdict.passed,
@@ -94,9 +95,10 @@ class CheckResult:
             seeds=list(verdict.seeds),
             seconds=round(seconds, 1),
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            commit=commit(),
+            commit=git_commit() or f"version {__version__}",
             machine=machine(),
             quick=quick,
+            data=data,
             claim=[asdict(c) | {"met": c.met} for c in verdict.claim],
             control=[asdict(c) | {"met": c.met} for c in verdict.control],
         )
@@ -119,7 +121,9 @@ class CheckResult:
         try:
             return cls(**value)
         except TypeError as error:
-            raise CatchweightError(f"{path} is not a check result ({error}); remove it and run the check again") from None
+            raise CatchweightError(
+                f"{path} is not a check result ({error}); remove it and run the check again"
+            ) from None
 
 
 def latest(name: str, checks: Path) -> CheckResult | None:
@@ -133,11 +137,3 @@ def machine() -> str:
     """Processor kind, cores and memory; no host name."""
     memory = psutil.virtual_memory().total / 2**30
     return f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} cores, {memory:.0f} GiB"
-
-
-def commit() -> str:
-    """Short commit of the source tree, or the package's version when it is not in one."""
-    git = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"], capture_output=True, text=True
-    )
-    return git.stdout.strip() if git.returncode == 0 else f"version {__version__}"

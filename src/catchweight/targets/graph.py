@@ -6,7 +6,7 @@ import ast
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import CatchweightError, UsageError
 from ..files import written_aside
+from .same_padding import TRANSLATIONS, symbolic_same_padding
 
 OPSET = 20
 INPUT, OUTPUT = "image", "logits"
@@ -30,7 +31,12 @@ _PROTOBUF_LIMIT = 2**31
 
 
 def to_onnx(net: nn.Module, path: Path, size: tuple[int, int], batch: int = 1, dynamic: Dynamic = False) -> Path:
-    """Write ``net`` as one self-contained ONNX file through the dynamo exporter.
+    """Write ``net`` as one ONNX file, bare of metadata: :func:`build_graph`, then :func:`save_graph`."""
+    return save_graph(build_graph(net, size, batch, dynamic), path)
+
+
+def build_graph(net: nn.Module, size: tuple[int, int], batch: int = 1, dynamic: Dynamic = False) -> onnx.ModelProto:
+    """The ONNX graph of ``net``, made by the dynamo exporter, weights inside.
 
     Input ``image`` is (B, 3, H, W), output ``logits`` is (B, K, H, W). The graph is that of evaluation mode,
     with constants folded and norms and constant padding merged into convolutions; every module's own mode is as
@@ -38,15 +44,13 @@ def to_onnx(net: nn.Module, path: Path, size: tuple[int, int], batch: int = 1, d
 
     Args:
         net: takes one image batch, gives one tensor of logits.
-        path: replaced in one step; on failure what stood there stays.
         size: (H, W) of the images.
         batch: images per run.
         dynamic: what may vary at run time; ``size`` and ``batch`` are then only examples.
 
     Raises:
         UsageError: ``size``, ``batch`` or ``dynamic`` makes no sense.
-        CatchweightError: the network has an operator or control flow that cannot be exported, or the file
-            cannot be written.
+        CatchweightError: the network has an operator or control flow that cannot be exported.
     """
     axes = _dynamic_axes(dynamic)
     if min(*size, batch) < 1:
@@ -54,7 +58,11 @@ def to_onnx(net: nn.Module, path: Path, size: tuple[int, int], batch: int = 1, d
     # A dimension of 1 would be specialised by torch.export, so a free batch is traced with two images.
     example = torch.zeros(2 if 0 in axes else batch, 3, *size)
     with evaluating(net):
-        model = _exported(net, example, axes)
+        return _exported(net, example, axes)
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> Path:
+    """Write one self-contained file in one step; CatchweightError when it is too large or cannot be written."""
     if model.ByteSize() >= _PROTOBUF_LIMIT:
         raise CatchweightError(f"{path}: the network is over 2 GB, which one ONNX file cannot hold")
     with written_aside(path) as temporary:
@@ -87,6 +95,14 @@ def check_onnx(path: Path) -> None:
                 )
 
 
+def fixed_input(path: Path) -> tuple[int | None, tuple[int, int] | None]:
+    """The batch and the (H, W) that a file is fixed to; None for what is free. The errors of :func:`load_graph`."""
+    check_onnx(path)
+    dims = _read(Path(path)).graph.input[0].type.tensor_type.shape.dim
+    batch, height, width = (dims[axis].dim_value if len(dims) > axis else 0 for axis in (0, 2, 3))
+    return batch or None, (height, width) if height and width else None
+
+
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; afterwards every module has its own mode again."""
@@ -111,9 +127,9 @@ def _exported(net: nn.Module, example: torch.Tensor, axes: Sequence[int]) -> onn
     parameter = next(net.parameters(), None)
     if parameter is not None:
         example = example.to(parameter)
-    shapes = ({axis: torch.export.Dim.DYNAMIC for axis in axes},) if axes else None
+    shapes = (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),) if axes else None
     try:
-        with _quiet():
+        with _quiet(), symbolic_same_padding(net) if 2 in axes else nullcontext():
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -122,6 +138,7 @@ def _exported(net: nn.Module, example: torch.Tensor, axes: Sequence[int]) -> onn
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_shapes=shapes,
+                custom_translation_table=TRANSLATIONS,
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever the network's own code raised

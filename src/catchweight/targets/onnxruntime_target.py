@@ -17,23 +17,26 @@ from .graph import check_onnx, to_onnx
 from .target import Target
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     """An ONNX Runtime session on the processor with every graph optimisation.
 
     Raises:
-        CatchweightError: not a file ONNX Runtime can load, or one whose weights lie outside its folder.
+        CatchweightError: not a model ONNX Runtime can load, or a file whose weights lie outside its folder.
     """
-    check_onnx(path)
+    if isinstance(model, Path):
+        check_onnx(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own untyped family
-        raise CatchweightError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        name = source if isinstance(source, str) else "the graph"
+        raise CatchweightError(f"{name}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
 
 
 class OnnxSession:

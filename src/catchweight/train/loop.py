@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from ..data import SegmentationData
 from ..data.cache import PixelCache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 
 from ..data import SegmentationData
 from ..data.loading import TrainLoader

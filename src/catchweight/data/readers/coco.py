@@ -6,7 +6,9 @@ Lin et al., "Microsoft COCO: Common Objects in Context", 2014; Kirillov et al., 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,8 @@ import numpy as np
 from ...errors import CatchweightError
 from ...files import read_json
 from ..classes import IGNORE, ClassSet, distinct_colors
-from .labels import Shape, paint
-from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, split_name
+from .labels import Shape, look_up, paint
+from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, present, split_name
 from .pixels import opened
 
 BACKGROUND = "background"
@@ -71,6 +73,15 @@ def _load(path: Path) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def _following(path: Path) -> Iterator[None]:
+    """Entries of the wrong kind (a list where a number belongs, ...) become an error that names the file."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CatchweightError(f"{path} does not follow the COCO format: {error}") from error
+
+
 def _categories(contents: dict[Path, dict[str, Any]], with_background: bool) -> Categories:
     """The categories, which every file must number alike."""
     first: dict[int, str] | None = None
@@ -79,6 +90,8 @@ def _categories(contents: dict[Path, dict[str, Any]], with_background: bool) -> 
             named = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}
         except (KeyError, TypeError, ValueError) as error:
             raise CatchweightError(f"{path}: a category needs id and name; missing or wrong: {error}") from error
+        if not named:
+            raise CatchweightError(f"{path} lists no categories: it needs the id and name of each")
         if first is not None and named != first:
             raise CatchweightError(f"{path} numbers other categories than {next(iter(contents))}: make them equal")
         first = named
@@ -91,7 +104,7 @@ def _image_file(root: Path, tag: str, name: str) -> Path | None:
     folders = (f"images/{tag}", f"images/{split_name(tag)}", tag, split_name(tag), "images", ".")
     paths = (inside(root, folder, name) for folder in folders)
     # An entry like "../x.jpg" stays inside the root only to be found elsewhere than meant: refused by text.
-    return None if ".." in Path(name).parts else next((path for path in paths if path and path.is_file()), None)
+    return None if ".." in Path(name).parts else next((path for path in paths if present(path)), None)
 
 
 def _records(root: Path, tag: str, path: Path, content: dict[str, Any], problems: list[Problem]) -> dict[Any, Record]:
@@ -132,13 +145,15 @@ def _read_instances(root: Path, options: Options) -> Layout:
     contents = {path: _load(path) for path in files.values()}
     categories = _categories(contents, options.background == "class")
     digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
-    layout = Layout(categories.classes, InstanceLabels({}, categories.empty, digest), {})
-    shapes: dict[str, list[Shape]] = layout.labels.shapes  # type: ignore[attr-defined]
+    shapes: dict[str, list[Shape]] = {}
+    layout = Layout(categories.classes, InstanceLabels(shapes, categories.empty, digest), {})
+    index_of = categories.index_of
     for tag, path in files.items():
-        records = _records(root, tag, path, contents[path], layout.problems)
-        layout.splits.setdefault(split_name(tag), []).extend(records.values())
-        for entry in contents.pop(path)["annotations"]:
-            _add_instance(entry, records, categories.index_of, shapes, path, layout.problems)
+        with _following(path):
+            records = _records(root, tag, path, contents[path], layout.problems)
+            layout.splits.setdefault(split_name(tag), []).extend(records.values())
+            for entry in contents.pop(path)["annotations"]:
+                _add_instance(entry, records, index_of, shapes, path, layout.problems)
     if annotation_files(root, "panoptic"):
         layout.notes.append('panoptic labels are here too: format "coco-panoptic" reads those (every pixel labelled)')
     return layout
@@ -195,12 +210,10 @@ class PanopticLabels:
         with opened(record.mask) as picture:
             pixels = np.asarray(picture.convert("RGB")).astype(np.int32)
         ids = pixels @ np.array([1, 256, 65536], dtype=np.int32)
-        known = self.segments[record.id] | {0: IGNORE}
-        present, place = np.unique(ids, return_inverse=True)
-        strange = [int(segment) for segment in present if int(segment) not in known]
-        if strange:
-            raise BadFileError(record.mask, f"segment {strange[0]} is not in the JSON's segments_info")
-        return np.array([known[int(segment)] for segment in present], dtype=np.uint8)[place].reshape(ids.shape)
+        mask, wrong = look_up(ids, self.segments[record.id] | {0: IGNORE})
+        if wrong.any():
+            raise BadFileError(record.mask, f"segment {ids[wrong][0]} is not in the JSON's segments_info")
+        return mask
 
     def signature(self) -> str:
         return f"panoptic {self.digest}"
@@ -211,20 +224,30 @@ def _read_panoptic(root: Path, options: Options) -> Layout:
     contents = {path: _load(path) for path in files.values()}
     categories = _categories(contents, with_background=False)
     digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
-    segments: dict[str, dict[int, int]] = {}
-    layout = Layout(categories.classes, PanopticLabels(segments, digest), {})
+    layout = Layout(categories.classes, PanopticLabels({}, digest), {})
     for tag, path in files.items():
-        images = _records(root, tag, path, contents[path], layout.problems)
-        records = layout.splits.setdefault(split_name(tag), [])
-        for entry in contents.pop(path)["annotations"]:
-            record = images.pop(entry.get("image_id"), None)
-            if record is None:
-                continue
-            mask = _panoptic_file(root, tag, str(entry.get("file_name", "")))
-            records.append(Record(record.id, record.image, mask))
-            segments[record.id] = _segments(entry, categories.index_of, path, layout.problems)
-        records += [Record(record.id, record.image, None) for record in images.values()]
+        with _following(path):
+            records = _panoptic_records(root, tag, path, contents.pop(path), categories, layout)
+            layout.splits.setdefault(split_name(tag), []).extend(records)
     return layout
+
+
+def _panoptic_records(
+    root: Path, tag: str, path: Path, content: dict[str, Any], categories: Categories, layout: Layout
+) -> list[Record]:
+    """Records of one file, those without a PNG unlabelled; their segments go to the layout's labels."""
+    assert isinstance(layout.labels, PanopticLabels)
+    records = _records(root, tag, path, content, layout.problems)
+    index_of = categories.index_of
+    for entry in content["annotations"]:
+        key = entry.get("image_id")
+        if key not in records:
+            continue
+        mask = _panoptic_file(root, tag, str(entry.get("file_name", "")))
+        records[key] = replace(records[key], mask=mask)
+        layout.labels.segments[records[key].id] = _segments(entry, index_of, path, layout.problems)
+    annotated = {entry.get("image_id") for entry in content["annotations"]}
+    return [record if key in annotated else replace(record, mask=None) for key, record in records.items()]
 
 
 def _panoptic_file(root: Path, tag: str, name: str) -> Path | None:
@@ -232,7 +255,7 @@ def _panoptic_file(root: Path, tag: str, name: str) -> Path | None:
     if not name or ".." in Path(name).parts:
         return None
     paths = (inside(root, folder, name) for folder in folders)
-    return next((path for path in paths if path and path.is_file()), None)
+    return next((path for path in paths if present(path)), None)
 
 
 def _segments(entry: dict[str, Any], index_of: dict[int, int], path: Path, problems: list[Problem]) -> dict[int, int]:

@@ -71,28 +71,29 @@ class PixelLabels:
         return mask
 
     @cached_property
-    def _codes(self) -> tuple[np.ndarray, np.ndarray]:
-        pairs = sorted((_code(color), index) for color, index in self.colors.items())
-        return np.array([code for code, _ in pairs]), np.array([index for _, index in pairs], dtype=np.uint8)
+    def _codes(self) -> dict[int, int]:
+        return {red << 16 | green << 8 | blue: index for (red, green, blue), index in self.colors.items()}
 
     def _from_colors(self, pixels: np.ndarray, file: Path) -> np.ndarray:
         if not self.colors:
             reason = 'colour-coded mask, but the classes file gives no colours: add "palette" to it'
             raise BadFileError(file, reason)
-        codes, indices = self._codes
-        code = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
-        place = np.searchsorted(codes, code).clip(max=len(codes) - 1)
-        wrong = codes[place] != code
+        codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+        mask, wrong = look_up(codes, self._codes)
         if wrong.any():
-            value = int(code[wrong][0])
+            value = int(codes[wrong][0])
             color = (value >> 16, value >> 8 & 255, value & 255)
             reason = f"mask colour {color} stands for no class ({_share(wrong)} of the pixels have unknown colours)"
             raise BadFileError(file, f"{reason}; add it to the classes file's palette" + _if_lossy(file))
-        return indices[place]
+        return mask
 
 
-def _code(color: Color) -> int:
-    return color[0] << 16 | color[1] << 8 | color[2]
+def look_up(codes: np.ndarray, table: Mapping[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Codes of any size, ``(H, W)``, to class indices uint8, and where a code is not in the table."""
+    known = np.array(sorted(table))
+    place = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    indices = np.array([table[code] for code in known.tolist()], dtype=np.uint8)
+    return indices[place], known[place] != codes
 
 
 def _share(wrong: np.ndarray) -> str:

@@ -151,6 +151,11 @@ def inside(root: Path, *parts: str) -> Path | None:
     return joined if joined == base or base in joined.parents else None
 
 
+def present(path: Path | None) -> bool:
+    """Whether a path that a file names is there; names too long or with odd characters simply are not."""
+    return path is not None and os.path.exists(path)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in ``folder``, sorted; none when it is absent."""
     if not folder.is_dir():

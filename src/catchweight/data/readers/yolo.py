@@ -16,7 +16,7 @@ from ..classes import IGNORE, ClassSet
 from .classes_file import named_list, read_yaml
 from .coco import BACKGROUND, add_background
 from .labels import Shape, paint
-from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, pictures
+from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, pictures, present
 
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
@@ -111,7 +111,7 @@ def _images(root: Path, file: Path, key: str, entries: Any, layout: Layout) -> l
     base = _bases(root, file)
     found: dict[Path, None] = {}
     for entry in entries if isinstance(entries, list) else [entries] if entries else []:
-        place = next((p for b in base if (p := inside(root, b, str(entry))) and p.exists()), None)
+        place = next((p for b in base if (p := inside(root, b, str(entry))) and present(p)), None)
         if place is None:
             layout.notes.append(f"{file.name}: {key}: {entry} is not in {root}; looked in the usual places instead")
         else:
@@ -140,7 +140,7 @@ def _listed(root: Path, file: Path, problems: list[Problem]) -> list[Path]:
         if not line.strip():
             continue
         path = inside(root, line.strip())
-        if path is None or not path.is_file():
+        if path is None or not present(path):
             fault = f'line {number}: "{line.strip()}" is not in the data set; skipped'
             problems.append(Problem("warning", str(file), fault))
         else:

@@ -83,10 +83,9 @@ def make_scenes(
     for split, count in counts.items():
         for index in range(count):
             _write_scene(folder, split, index, size, seed)
-    write_json(
-        folder / "classes.json",
-        {"classes": list(CLASSES), "num_classes": len(CLASSES), "palette": [list(c) for c in PALETTE], "scenes": made},
-    )
+    palette = [list(colour) for colour in PALETTE]
+    said = {"classes": list(CLASSES), "num_classes": len(CLASSES), "palette": palette, "scenes": made}
+    write_json(folder / "classes.json", said)
     return folder
 
 

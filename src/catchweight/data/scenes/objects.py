@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -14,15 +15,18 @@ PAINTS: tuple[RGB, ...] = (
     (206, 168, 60), (96, 60, 48), (112, 150, 178), (94, 96, 92),
 )  # fmt: skip
 LEAVES: tuple[RGB, ...] = (
-    (62, 96, 44), (84, 112, 50), (44, 74, 46), (106, 108, 54), (128, 96, 46), (98, 62, 44), (74, 84, 70),
+    (62, 100, 44), (84, 118, 50), (44, 82, 46), (104, 116, 52), (140, 104, 46), (70, 98, 62), (58, 92, 52),
 )  # fmt: skip
 CLOTHES: tuple[RGB, ...] = (
-    (44, 48, 62), (150, 42, 44), (62, 86, 134), (184, 176, 160), (92, 80, 66), (58, 98, 72), (206, 196, 70),
-    (110, 112, 116), (130, 72, 112), (30, 30, 32),
+    (44, 48, 82), (176, 42, 44), (52, 86, 160), (204, 190, 160), (122, 66, 42), (40, 120, 84), (222, 204, 60),
+    (224, 116, 40), (156, 62, 132), (30, 30, 36),
 )  # fmt: skip
 SKINS: tuple[RGB, ...] = ((226, 184, 152), (190, 138, 104), (134, 92, 66), (88, 60, 46))
-METALS: tuple[RGB, ...] = ((70, 74, 76), (124, 128, 128), (44, 56, 50), (150, 146, 138), (92, 78, 64))
+METALS: tuple[RGB, ...] = ((54, 58, 60), (108, 114, 116), (34, 60, 48), (64, 54, 48), (40, 42, 50))
 GLASS: RGB = (52, 64, 76)
+
+Place = Callable[[np.ndarray, np.ndarray, "np.ndarray | float"], np.ndarray]
+"""From a car's own metres (along, up, across) to points (N, 3) on the street."""
 
 # Outlines of cars seen from the left, (metres from the tail, metres up), from the tail's foot over the roof.
 HATCHBACK = ((0.0, 0.32), (0.02, 0.86), (0.35, 1.42), (2.3, 1.46), (3.0, 0.95), (4.0, 0.78), (4.05, 0.32))
@@ -60,7 +64,7 @@ def draw_car(canvas: Canvas, x: float, z: float, heading: float, light: Light, r
         _wheel(canvas, place, along, near * half)
 
 
-def _strips(outline: np.ndarray, place, half: float) -> list[tuple[int, np.ndarray]]:  # type: ignore[no-untyped-def]
+def _strips(outline: np.ndarray, place: Place, half: float) -> list[tuple[int, np.ndarray]]:
     """The faces between neighbouring points of the outline, farthest first."""
     faces = []
     for k in range(len(outline) - 1):
@@ -81,12 +85,12 @@ def _facing(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
     return 0.75 + 0.35 * float(flat), int(90 + 150 * flat)
 
 
-def _under(place, length: float, half: float) -> np.ndarray:  # type: ignore[no-untyped-def]
+def _under(place: Place, length: float, half: float) -> np.ndarray:
     along = np.array([0.25, length - 0.25, length - 0.25, 0.25])
     return place(along, np.full(4, 0.12), np.array([-half, -half, half, half]) * 0.95)
 
 
-def _lamps(canvas: Canvas, place, outline: np.ndarray, half: float, facing_away: bool) -> None:  # type: ignore[no-untyped-def]
+def _lamps(canvas: Canvas, place: Place, outline: np.ndarray, half: float, facing_away: bool) -> None:
     along, colour = (outline[0, 0] - 0.01, (196, 30, 24)) if facing_away else (outline[-1, 0] + 0.01, (240, 236, 206))
     for side in (-1, 1):
         across = side * half * np.array([0.62, 0.98, 0.98, 0.62])
@@ -95,7 +99,7 @@ def _lamps(canvas: Canvas, place, outline: np.ndarray, half: float, facing_away:
     canvas.decorate(place(np.full(4, along), np.array([0.44, 0.44, 0.55, 0.55]), plate), (222, 214, 150))
 
 
-def _side_windows(canvas: Canvas, place, outline: np.ndarray, across: float, van: bool) -> None:  # type: ignore[no-untyped-def]
+def _side_windows(canvas: Canvas, place: Place, outline: np.ndarray, across: float, van: bool) -> None:
     roof = outline[outline[:, 1] > 0.9 * outline[:, 1].max()][:, 0]
     top, sill = outline[:, 1].max() - 0.1, 0.62 * outline[:, 1].max()
     left, right = (roof[-1] - 0.7, roof[-1]) if van else (roof[0], roof[-1])
@@ -105,7 +109,7 @@ def _side_windows(canvas: Canvas, place, outline: np.ndarray, across: float, van
         canvas.decorate(place(along, np.array([sill, sill, top, top]), across * 1.01), GLASS)
 
 
-def _wheel(canvas: Canvas, place, along: float, across: float) -> None:  # type: ignore[no-untyped-def]
+def _wheel(canvas: Canvas, place: Place, along: float, across: float) -> None:
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     for radius, colour in ((0.34, (20, 20, 22)), (0.19, (128, 130, 132))):
         rim = place(along + radius * np.cos(angles), 0.34 + radius * np.sin(angles), across * 1.02)
@@ -126,13 +130,13 @@ def draw_tree(canvas: Canvas, x: float, z: float, light: Light, rng: np.random.G
     canvas.flat((x, 0, z), trunk, TREE, vary((78, 62, 50), rng, 0.15), 140)
     tall = radius * (2.6 if kind == "pointed" else 1.7)
     # As many blobs as can be told apart: a far crown is a few pixels.
-    count = int(np.clip(radius * canvas.camera.scale(z), 14, 60))
+    count = int(np.clip(radius * canvas.camera.scale(z), 24, 70))
     heights = np.sort(rng.random(count)) if kind == "pointed" else rng.random(count)
     for up in heights:
         wide = (1 - up) if kind == "pointed" else math.sqrt(max(0.05, 1 - (2 * up - 1) ** 2))
         off = rng.uniform(-1, 1) * radius * wide
         lit = 0.5 + 0.3 * up + 0.25 * off * light.side / radius + rng.normal(0, 0.12)
-        size = radius * float(rng.uniform(0.17, 0.34))
+        size = radius * float(rng.uniform(0.16, 0.32))
         centre = (x + off, stem + up * tall, z - 0.01 * radius)
         canvas.blob(centre, size, TREE, shade(leaf, 0.55 + 0.6 * lit), int(np.clip(255 * lit, 20, 255)), 0.85)
 
@@ -141,7 +145,7 @@ def draw_pole(canvas: Canvas, x: float, z: float, rng: np.random.Generator) -> N
     """A lamp post, a sign or a traffic light."""
     metal = vary(METALS[rng.integers(len(METALS))], rng, 0.1)
     kind = rng.choice(["lamp", "sign", "signal"], p=[0.5, 0.3, 0.2])
-    half = float(rng.uniform(0.09, 0.14))
+    half = float(rng.uniform(0.11, 0.17))
     tall = float(rng.uniform(4.5, 6.5)) if kind == "lamp" else float(rng.uniform(2.4, 3.2))
     lit = int(rng.integers(110, 220))
     canvas.flat((x, 0, z), _box(-half, 0, half, tall), POLE, metal, lit)
@@ -181,7 +185,10 @@ def draw_person(canvas: Canvas, x: float, z: float, rng: np.random.Generator) ->
         arm = [(0.2 * side, 1.42), (0.28 * side, 1.36), (0.3 * side + swing, 0.84), (0.2 * side + swing, 0.84)]
         part(arm, shade(top, 0.82))
     hem = float(rng.uniform(0.62, 0.88))
-    part([(-0.2, hem), (0.2, hem), (0.24 + lean, 1.4), (0.14 + lean, 1.5), (-0.14 + lean, 1.5), (-0.24 + lean, 1.4)], top)
+    part(
+        [(-0.2, hem), (0.2, hem), (0.24 + lean, 1.4), (0.14 + lean, 1.5), (-0.14 + lean, 1.5), (-0.24 + lean, 1.4)],
+        top,
+    )
     if rng.random() < 0.3:
         part([(0.18, 0.75), (0.42, 0.75), (0.4, 1.05), (0.2, 1.05)], vary((90, 60, 44), rng, 0.3))
     head = np.array([lean, 1.63]) * size

@@ -12,8 +12,9 @@ from .canvas import BUILDING, PAVEMENT, RGB, ROAD, TREE, Camera, Canvas, shade, 
 from .light import Light
 from .objects import draw_car, draw_person, draw_pole, draw_tree
 
-GREYS: tuple[RGB, ...] = ((96, 96, 98), (124, 122, 120), (148, 144, 138), (82, 84, 90), (138, 126, 112), (166, 160, 152))
-"""Road and pavement are drawn from the same list: brightness does not tell them apart."""
+TARS: tuple[RGB, ...] = ((84, 84, 88), (104, 103, 102), (72, 74, 80), (122, 118, 112))
+SLABS: tuple[RGB, ...] = ((158, 152, 144), (178, 168, 150), (140, 128, 114), (166, 142, 128), (122, 120, 118))
+"""Lighter than tar as a rule; in the shade, in low sun or newly laid it is the other way round."""
 
 WALLS: tuple[RGB, ...] = (
     (142, 74, 56), (168, 150, 122), (122, 122, 120), (196, 188, 172), (92, 84, 80), (104, 124, 140), (186, 152, 116),
@@ -81,21 +82,21 @@ def _strip(left: float, right: float, near: float, far: float, steps: int = 24) 
 
 
 def _draw_ground(canvas: Canvas, street: Street, rng: np.random.Generator) -> None:
-    tar, slabs = (vary(GREYS[rng.integers(len(GREYS))], rng, 0.12) for _ in range(2))
+    tar, slabs = (vary(list_[rng.integers(len(list_))], rng, 0.09) for list_ in (TARS, SLABS))
     half = street.half_road
     canvas.polygon(_strip(-60, 60, 0.7, DRAWN_TO), PAVEMENT, slabs, 255)
     canvas.polygon(_strip(-half, half, 0.7, DRAWN_TO), ROAD, tar, 255)
     for _ in range(int(rng.integers(0, 4))):
         x, z, w, d = rng.uniform(-half, half - 1.5), rng.uniform(4, 25), rng.uniform(0.5, 1.4), rng.uniform(1, 6)
         canvas.decorate(_strip(x, x + w, z, z + d, 4), shade(tar, float(rng.uniform(0.75, 1.2))))
-    kerb = vary(GREYS[rng.integers(len(GREYS))], rng, 0.1)
+    kerb = vary((150, 148, 144), rng, 0.1)
     for side in (-1, 1):
         canvas.decorate(_strip(side * half, side * (half + 0.22), 0.7, DRAWN_TO), shade(kerb, 1.15))
         canvas.decorate(_strip(side * (half - 0.12), side * half, 0.7, DRAWN_TO), shade(tar, 0.72))
-    _draw_marks(canvas, half, rng)
+    _draw_marks(canvas, half, tar, rng)
 
 
-def _draw_marks(canvas: Canvas, half: float, rng: np.random.Generator) -> None:
+def _draw_marks(canvas: Canvas, half: float, tar: RGB, rng: np.random.Generator) -> None:
     """Dashed middle line, at times edge lines and a zebra crossing."""
     paint = vary((214, 212, 202), rng, 0.08)
     phase = float(rng.uniform(0, 6))
@@ -109,6 +110,7 @@ def _draw_marks(canvas: Canvas, half: float, rng: np.random.Generator) -> None:
             canvas.decorate(_strip(side * (half - 0.5), side * (half - 0.36), 0.7, 70), shade(paint, 0.95))
     if rng.random() < 0.3:
         near = float(rng.uniform(7, 16))
+        canvas.decorate(_strip(-half + 0.2, half - 0.2, near - 0.8, near + 3.4, 4), tar)
         for x in np.arange(-half + 0.3, half - 0.5, 1.0):
             canvas.decorate(_strip(x, x + 0.5, near, near + 2.6, 3), paint)
 
@@ -128,7 +130,9 @@ def _draw_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
                 outline = np.concatenate([[(0, 0)], np.column_stack([steps * width, tops]), [(width, 0)]])
                 canvas.flat((x, 0, z), outline, TREE, colour, 120)
             else:
-                canvas.flat((x, 0, z), np.array([(0, 0), (width, 0), (width, tall), (0, tall)]), BUILDING, colour, 120)
+                canvas.flat(
+                    (x, 0, z), np.array([(0, 0), (width, 0), (width, tall), (0, tall)]), BUILDING, colour, 120
+                )
             x += width * 0.9
 
 
@@ -181,7 +185,9 @@ def _draw_roof(
     tiles = vary(((120, 66, 52), (84, 84, 90), (98, 78, 66))[rng.integers(3)], rng, 0.1)
     ridge = tall + float(rng.uniform(1.2, 3.0))
     middle = x + depth / 3
-    canvas.polygon([(x, tall, near), (x, tall, far), (middle, ridge, far), (middle, ridge, near)], BUILDING, tiles, 190)
+    canvas.polygon(
+        [(x, tall, near), (x, tall, far), (middle, ridge, far), (middle, ridge, near)], BUILDING, tiles, 190
+    )
     gable = [(x, tall, near), (middle, ridge, near), (x + depth * 2 / 3, tall, near)]
     canvas.polygon(gable, BUILDING, shade(tiles, 0.8), 110)
 
@@ -214,7 +220,9 @@ def _draw_windows(
             if start < 22:
                 canvas.decorate(_pane(x, start - 0.12, start + pitch * wide + 0.12, low - 0.12, high + 0.12), frame)
             lit = rng.random() < light.lamps
-            canvas.decorate(pane, vary((255, 214, 130), rng, 0.1) if lit else shade(glass, float(rng.uniform(0.7, 1.4))))
+            canvas.decorate(
+                pane, vary((255, 214, 130), rng, 0.1) if lit else shade(glass, float(rng.uniform(0.7, 1.4)))
+            )
     if rng.random() < 0.5:
         band = _pane(x, near, far, floor - 0.3, floor - 0.12)
         canvas.decorate(band, shade(paint, 1.2))
@@ -280,11 +288,11 @@ def _furniture(canvas: Canvas, street: Street, light: Light, rng: np.random.Gene
         x, z, child = spot(7, 40, 0.15, 0.45)
         _blot(canvas, x, z, 1.4, 1.2, light)
         jobs.append((z, partial(draw_tree, canvas, x, z, light, child)))
-    for _ in range(int(rng.integers(1, 5))):
-        x, z, child = spot(5.5, 20, 0.08, 0.3)
+    for _ in range(int(rng.integers(2, 6))):
+        x, z, child = spot(4.5, 15, 0.08, 0.3)
         jobs.append((z, partial(draw_pole, canvas, x, z, child)))
-    for _ in range(int(rng.integers(2, 8))):
-        x, z, child = spot(4.5, 15, 0.15, 0.95) if rng.random() < 0.8 else spot(6, 17, -1.2, 0.0)
+    for _ in range(int(rng.integers(3, 10))):
+        x, z, child = spot(4, 12, 0.15, 0.95) if rng.random() < 0.8 else spot(5, 13, -1.2, 0.0)
         _blot(canvas, x, z, 0.35, 0.3, light)
         jobs.append((z, partial(draw_person, canvas, x, z, child)))
     return jobs

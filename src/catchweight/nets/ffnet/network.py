@@ -36,9 +36,9 @@ HEAD_KERNEL: dict[Head, int] = {"A": 1, "B": 3, "C": 1}
 Scale = Callable[[int], int]
 
 
-def scaled(width: float) -> Scale:
-    """Channel counts times ``width``, rounded to 8; as they are when ``width`` is 1."""
-    return lambda channels: channels if width == 1 else round_channels(channels * width)
+def scaled(width: float, divisor: int = 8) -> Scale:
+    """Channel counts times ``width``, rounded to multiples of ``divisor``; as they are when ``width`` is 1."""
+    return lambda channels: channels if width == 1 else round_channels(channels * width, divisor)
 
 
 class Backbone(nn.Module):
@@ -142,12 +142,13 @@ class FFNet(SegmentationNet):
     Args:
         spec: name, classes, width, aux; ``width`` multiplies every channel count, rounded to 8.
         config: the architecture; looked up by ``spec.name`` when not given.
+        divisor: what channel counts are rounded to; 1 where networks are to be brought to equal cost.
     """
 
-    def __init__(self, spec: NetSpec, config: FFNetConfig | None = None) -> None:
+    def __init__(self, spec: NetSpec, config: FFNetConfig | None = None, divisor: int = 8) -> None:
         super().__init__(spec)
         config = config or ffnet_config(spec.name)
-        scale = scaled(spec.width)
+        scale = scaled(spec.width, divisor)
         self.halve = GaussianHalve() if config.pre_down else nn.Identity()
         self.backbone = Backbone(config, scale)
         self.up = UpHead(self.backbone.channels, config.up, config.smooth, scale)

@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import resize_to
-from ..necks.bifpn import fusion_weights
+from ..layers import fusion_weights, resize_to
 
 
 class LinearHead(nn.Module):

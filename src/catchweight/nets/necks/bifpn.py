@@ -5,39 +5,46 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..layers import SeparableConv, resize_to
+from ..layers import ConvNormAct, fusion_weights, resize_to
 from ..layers.resize import check_mode, pool_to
 from ..segmentation import FeatureInfo
 from .pyramid import PyramidInputs
 
-EPS = 1e-4
-
-
-def fusion_weights(v: Tensor) -> Tensor:
-    """Fast normalised fusion: w = relu(v), then w_i / (eps + sum_j w_j); (n,) -> (n,), sum just under 1."""
-    w = v.relu()
-    return w / (EPS + w.sum())
-
-
 class Fusion(nn.Module):
-    """One BiFPN node: O = conv(sum_i w_i I_i / (eps + sum_j w_j)); n maps (B, C, h, w) -> (B, C, h, w).
-
-    In an exported graph the weights are constants and the runtime folds their arithmetic away.
-    """
+    """One BiFPN node: O = conv(sum_i w_i I_i / (eps + sum_j w_j)); n maps (B, C, h, w) -> (B, C, h, w)."""
 
     def __init__(self, inputs: int, width: int, act: str) -> None:
         super().__init__()
         self.v = nn.Parameter(torch.ones(inputs))
-        self.conv = SeparableConv(width, width, act=act)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        self.pointwise = ConvNormAct(width, width, act=act)
 
     def forward(self, *maps: Tensor) -> Tensor:
         weights = fusion_weights(self.v).unbind()
-        total = weights[0] * maps[0]
+        if self.training:
+            total = weights[0] * maps[0]
+            for w, x in zip(weights[1:], maps[1:], strict=True):
+                total = total + w * x
+            return self.pointwise(self.depthwise(total))
+        return self.pointwise(self._spread(weights, maps))
+
+    def _spread(self, weights: Sequence[Tensor], maps: Sequence[Tensor]) -> Tensor:
+        """The same by linearity, dw(sum_i w_i I_i) = sum_i (w_i dw)(I_i): the form for inference.
+
+        The scaled kernels are constants, and a runtime adds one convolution onto another in place. A product
+        of a scalar and a map it neither fuses nor keeps in its blocked memory layout.
+        """
+        total = self._scaled(weights[0], maps[0])
         for w, x in zip(weights[1:], maps[1:], strict=True):
-            total = total + w * x
-        return self.conv(total)
+            total = total + self._scaled(w, x)
+        return total
+
+    def _scaled(self, weight: Tensor, x: Tensor) -> Tensor:
+        kernel = weight * self.depthwise.weight
+        return F.conv2d(x, kernel, padding=1, groups=self.depthwise.groups)
 
 
 class BiFPNLayer(nn.Module):

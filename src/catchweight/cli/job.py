@@ -1,0 +1,159 @@
+"""``fit``, ``demo``, ``train`` and ``report``."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .options import DataPath, Format, Seed, Settings, Size, Target, Threads, Weights, parse_minutes, parse_size
+
+console = Console(highlight=False, soft_wrap=True)
+DEMO_BUDGET = "latency<=10ms"
+DEMO_SETTINGS = (
+    "search.networks=[eseg_lite_s, timm/tf_efficientnet_lite0+fpn]",
+    "search.scales=[1.0, 0.7]",
+    "search.most=3",
+)
+"""Few candidates, so that the demo ends within minutes on two cores."""
+
+
+class Clock:
+    """Prints progress lines behind the minutes since the start."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+
+    def __call__(self, line: str) -> None:
+        seconds = int(time.monotonic() - self.start)
+        stage, colon, rest = line.partition(": ")
+        shown = f"[bold]{escape(stage)}[/bold]{colon}{escape(rest)}"
+        console.print(f"[dim]{seconds // 60:3d}:{seconds % 60:02d}[/dim] {shown}")
+
+
+Run = Annotated[Path, typer.Option("--run", help="Run folder. The same command again goes on in it.")]
+Budget = Annotated[str, typer.Option("--budget", help='Upper limits, e.g. "latency<=15ms, params<=5M".')]
+Time = Annotated[
+    str | None, typer.Option("--time", metavar="20m", help="Bound on the whole job; training is planned to fit.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan with minutes, and stop.")]
+
+
+def fit(
+    path: DataPath,
+    budget: Budget,
+    target: Target = "onnxruntime:cpu",
+    run: Run = Path("runs/fit"),
+    size: Size = None,
+    time: Time = None,
+    threads: Threads = None,
+    weights: Weights = "auto",
+    seed: Seed = 0,
+    format_: Format = "auto",
+    settings: Settings = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Find, train, export and prove the best network within a budget.
+
+    Candidates are exported and measured on the target before any training; those within the budget are trained at
+    growing length, the best one fully. The ONNX file is compared with the trained network on the validation images
+    and measured again. The run folder holds every result and report.html; kill it, and the same command goes on.
+
+    --size is the largest input considered (default: the size of the images). --set reaches every setting, e.g.
+    --set train.epochs=60 --set search.networks="[eseg_lite_s, timm/resnet18+fpn]".
+    """
+    from ..data import open_data
+    from ..fit import FitSettings, describe_plan, prepare
+    from ..fit import fit as fit_
+
+    wanted = {
+        "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(), "set_": settings or (),
+        "minutes": parse_minutes(time), "threads": threads, "weights": weights, "seed": seed, "say": Clock(),
+    }  # fmt: skip
+    data = open_data(path, format_, seed=seed)
+    if dry_run:
+        _show_plan(describe_plan(prepare(data, budget, **wanted, dry_run=True)))
+        return
+    result = fit_(data, budget, **wanted)
+    console.print(f"\n[bold green]within budget[/bold green]: {escape(str(result.file))}")
+    console.print(f"next: catchweight predict IMAGES --model {escape(str(result.file))} --out predictions", style="dim")
+
+
+def _show_plan(plan: dict[str, object]) -> None:
+    console.print("[bold]plan[/bold] (nothing was trained or written)")
+    for key, value in plan.items():
+        console.print(f"  {key}: {value}", markup=False)
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder for the scenes and the run.")] = Path("runs/demo"),
+    budget: Budget = DEMO_BUDGET,
+    time: Time = "5m",
+    threads: Threads = None,
+    seed: Seed = 0,
+    settings: Settings = None,
+) -> None:
+    """Run the main job on built-in street scenes: a few minutes from nothing to a measured network and a report."""
+    from ..data import open_data
+    from ..data.scenes import make_scenes
+    from ..fit import fit as fit_
+
+    clock = Clock()
+    scenes = out / "scenes"
+    clock(f"scenes: drawing street scenes with exact masks into {scenes}")
+    make_scenes(scenes, {"train": 160, "val": 40}, size=(128, 192), seed=seed)
+    minutes = parse_minutes(time)
+    result = fit_(
+        open_data(scenes), budget, run=out / "run", minutes=minutes, threads=threads, seed=seed, say=clock,
+        set_=[*DEMO_SETTINGS, *(settings or ())],
+    )  # fmt: skip
+    console.print(f"\nexported: {escape(str(result.file))}\nreport:   {escape(str(result.report))}")
+
+
+def train(
+    path: DataPath,
+    network: Annotated[str, typer.Option("--network", help="Name of a network; `catchweight networks` lists them.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, curves and pictures.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="finetune (pretrained backbone) or scratch.")] = "finetune",
+    size: Size = None,
+    width: Annotated[float, typer.Option("--width", help="Multiplier of the channels that are not pretrained.")] = 1.0,
+    weights: Weights = "auto",
+    seed: Seed = 0,
+    format_: Format = "auto",
+    settings: Settings = None,
+) -> None:
+    """Train one network; kill it at any moment, the same command goes on. `--set lr=0.01` overrides the recipe."""
+    import torch
+
+    from ..config import override, save_yaml
+    from ..data import open_data
+    from ..data.cache import PixelCache
+    from ..errors import unknown
+    from ..fit import native_size
+    from ..nets import build_network
+    from ..train import finetune, scratch
+    from ..train import train as train_
+
+    recipes = {"finetune": finetune, "scratch": scratch}
+    if recipe not in recipes:
+        raise unknown("recipe", recipe, recipes)
+    data = open_data(path, format_, seed=seed)
+    values = recipes[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
+    values = override(values, [setting.removeprefix("train.") for setting in settings or ()])
+    torch.manual_seed(values.seed)
+    net = build_network(network, len(data.classes), width=width, weights=weights, aux=values.loss.aux > 0)
+    save_yaml(out / "recipe.yaml", values)
+    result = train_(net, data, values, out, cache=PixelCache())
+    console.print(f"best val mIoU {result.score:.4f} at epoch {result.best_epoch}: {escape(str(result.best))}")
+
+
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a fit.")]) -> None:
+    """Write report.html of a run again, finished or not."""
+    from ..report.build import write_run_report
+    from ..run import Run as RunFolder
+
+    console.print(escape(str(write_run_report(RunFolder(run)))))

@@ -1,0 +1,117 @@
+"""Score any exported file or checkpoint on any split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from torch import Tensor
+
+from ..data import ClassSet, SegmentationData
+from ..data.cache import PixelCache
+from ..data.loading import EvalLoader
+from ..errors import CatchweightError, UsageError
+from ..nets import load_network
+from ..tasks.metrics import SegmentationScore
+from ..train.evaluate import Predict, eager_predict, evaluate
+from .segmenter import Segmenter
+
+SUFFIXES = (".onnx", ".pt")
+
+
+def evaluate_file(
+    path: str | Path,
+    data: SegmentationData,
+    split: str = "val",
+    size: tuple[int, int] | None = None,
+    *,
+    batch: int = 8,
+    threads: int | None = None,
+    cache: PixelCache | None = None,
+    boundary: bool = False,
+) -> SegmentationScore:
+    """Score a network's file at native label resolution.
+
+    Args:
+        path: ``.onnx`` (scored with ONNX Runtime) or ``.pt`` (scored with torch).
+        data: the data set; its class names must be those of the file.
+        split: name of the split.
+        size: (H, W) that images are resized to; None takes the size the file was made for.
+        batch: images at a time; a file of fixed batch is run as often as needed.
+        threads: of ONNX Runtime.
+        cache: decoded pixels on disk.
+        boundary: also compute the boundary F-score.
+
+    Raises:
+        UsageError: neither suffix, unknown split, or a size that the file does not take.
+        CatchweightError: the file cannot be read, or predicts other classes than the data set has.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path}: a network's file ends in {' or '.join(SUFFIXES)}")
+    load = _load_onnx if path.suffix == ".onnx" else _load_checkpoint
+    predict, names, own_size = load(path, size, threads)
+    _same_classes(path, names, data.classes)
+    loader = EvalLoader(data, split, size or own_size, batch, cache)
+    return evaluate(predict, loader, data.classes, boundary)
+
+
+def score_table(score: SegmentationScore, title: str = "") -> Table:
+    """Per-class IoU as a table for the terminal, best class first, totals last."""
+    table = Table("class", "IoU", title=title or None, title_justify="left")
+    table.columns[1].justify = "right"
+    for name, value in sorted(score.per_class.items(), key=lambda item: -item[1]):
+        table.add_row(_literal(name), f"{value:.3f}")
+    for name in score.absent:
+        table.add_row(_literal(name), "absent", style="dim")
+    table.add_section()
+    table.add_row("mIoU", f"{score.miou:.4f}", style="bold")
+    table.add_row("pixel accuracy", f"{score.pixel_accuracy:.4f}")
+    if score.boundary_f is not None:
+        table.add_row("boundary F", f"{score.boundary_f:.4f}")
+    return table
+
+
+_Loaded = tuple[Predict, tuple[str, ...], tuple[int, int]]
+
+
+def _load_onnx(path: Path, size: tuple[int, int] | None, threads: int | None) -> _Loaded:
+    segmenter = Segmenter(path, threads=threads)
+    taken = segmenter.fixed_size
+    if size is not None and taken is not None and tuple(size) != taken:
+        raise UsageError(
+            f"{path} takes images of {taken[0]}x{taken[1]} only, not {size[0]}x{size[1]}; "
+            "export it with a dynamic size, or leave the size out"
+        )
+
+    def predict(images: Tensor) -> Tensor:
+        pixels = segmenter.normalise(images.numpy())
+        step = segmenter.batch or len(pixels)
+        parts = [segmenter.run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        return torch.cat([torch.from_numpy(part) for part in parts])
+
+    return predict, segmenter.names, segmenter.size
+
+
+def _load_checkpoint(path: Path, size: tuple[int, int] | None, threads: int | None) -> _Loaded:
+    net, meta = load_network(path)
+    own = meta.get("size") or size
+    if own is None or "classes" not in meta:
+        raise CatchweightError(f"{path}: the checkpoint does not say its classes or input size; name --size")
+    return eager_predict(net), ClassSet.from_json(meta["classes"]).names, (int(own[0]), int(own[1]))
+
+
+def _same_classes(path: Path, names: tuple[str, ...], classes: ClassSet) -> None:
+    if names != classes.names:
+        raise CatchweightError(
+            f"{path} predicts {len(names)} classes ({', '.join(names[:4])}...), but the data set has "
+            f"{len(classes)} ({', '.join(classes.names[:4])}...): score it on data with the classes it was trained on"
+        )
+
+
+def _literal(text: str) -> str:
+    """Class names are the user's: brackets in them are not markup."""
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,88 @@
+"""Any timm backbone by name, cut off after the coarsest stride that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.layers import Format
+from torch import Tensor, nn
+
+from ...errors import CatchweightError, UsageError, unknown
+from ..segmentation import IMAGENET_MEAN, IMAGENET_STD, FeatureInfo
+
+STRIDES = (4, 8, 16, 32)
+
+# EfficientNet-Lite was trained on (image - 127) / 128; timm rounds that to 0.5 and 0.5.
+_LITE_MEAN, _LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
+
+
+class TimmBackbone(nn.Module):
+    """Feature maps of a timm network: (B, 3, H, W) -> [(B, C_i, h_i, w_i)], finest first.
+
+    h_i is floor or ceil of H / stride_i as the network pads. Layers behind the last wanted map are left
+    out, so no parameter is dead.
+
+    Args:
+        name: timm's name, a weights tag after a dot allowed: ``resnet18``, ``resnet18.a1_in1k``.
+        strides: which maps; where a network has several of one stride, the deepest.
+
+    Raises:
+        UsageError: no such timm network, or it gives no maps of these strides.
+    """
+
+    def __init__(self, name: str, strides: Sequence[int] = STRIDES) -> None:
+        super().__init__()
+        self.name, self.strides = name, tuple(strides)
+        probe = _probe(name)
+        indices = _indices(name, probe, self.strides)
+        self.net = timm.create_model(name, features_only=True, out_indices=indices)
+        info = self.net.feature_info.get_dicts(("module", "num_chs", "reduction"))
+        self.info = [FeatureInfo(f["module"], f["num_chs"], f["reduction"]) for f in info]
+        # EfficientNet's own feature class has no such attribute: it is always channels first.
+        self.channels_last_maps = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.net(x)
+        return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self.channels_last_maps else list(maps)
+
+    @property
+    def mean_std(self) -> tuple[Sequence[float], Sequence[float]]:
+        """What its ImageNet weights were trained with, in units of 0..1."""
+        if self.name.startswith("tf_efficientnet_lite"):
+            return _LITE_MEAN, _LITE_STD
+        cfg = timm.get_pretrained_cfg(self.name)
+        return (cfg.mean, cfg.std) if cfg is not None else (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _probe(name: str) -> list[int]:
+    """Strides of all maps the network can give, found without allocating its weights."""
+    if not timm.is_model(name):
+        raise unknown_backbone(name)
+    try:
+        with torch.device("meta"):
+            return list(timm.create_model(name, features_only=True).feature_info.reduction())
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
+        raise CatchweightError(
+            f"timm's {name} gives no feature maps ({error}); take a backbone that does, e.g. resnet18"
+        ) from error
+
+
+def _indices(name: str, have: list[int], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    deepest = {stride: i for i, stride in enumerate(have)}
+    missing = [s for s in wanted if s not in deepest]
+    if missing:
+        raise UsageError(
+            f"backbone {name} has maps of strides {sorted(deepest)}, but {list(wanted)} are wanted: "
+            "take a pyramid backbone, e.g. resnet18, or other levels (levels=3-5 starts at stride 8)"
+        )
+    return tuple(deepest[s] for s in wanted)
+
+
+def unknown_backbone(name: str) -> UsageError:
+    """Near names only: timm has more than a thousand."""
+    base = name.split(".", 1)[0]
+    near = timm.list_models(f"*{base}*") or timm.list_models(f"{base[:6]}*")
+    known = near[:12] or ["resnet18", "tf_efficientnet_lite0", "pvt_v2_b0"]
+    return unknown("timm backbone", name, known)

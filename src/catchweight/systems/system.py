@@ -1,0 +1,71 @@
+"""A published system as this project knows it: a row of a table and a check of its claim."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import SegmentationData
+from ..data.cache import PixelCache
+from ..run import Run
+from .result import Verdict
+
+
+@dataclass(frozen=True)
+class CheckContext:
+    """What a check works with.
+
+    Attributes:
+        run: its working folder; what ``stage`` returned once is not done again when the check is continued.
+        data: the data set, or ``None`` for checks that need none.
+        quick: sizes so small that everything runs in seconds and nothing is proven.
+    """
+
+    run: Run
+    data: SegmentationData | None
+    quick: bool
+
+    def stage(self, name: str, work: Callable[[], Any]) -> Any:
+        """The stored result of ``name``, or that of ``work`` (JSON-able), stored at once."""
+        return self.run.stage(name, work)
+
+    def need_data(self) -> SegmentationData:
+        """The data set of a check that was declared with ``needs_data``."""
+        assert self.data is not None, "run_check opens the data of a system with needs_data"
+        return self.data
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
+    def cache(self) -> PixelCache:
+        """Decoded pixels, shared by all trainings of the check."""
+        return PixelCache(self.folder / "pixels")
+
+
+@dataclass(frozen=True)
+class System:
+    """A published system.
+
+    Attributes:
+        name: as in ``catchweight check <name>``.
+        title: as people say it.
+        paper: authors and venue.
+        year: of publication.
+        where: modules, or ``module:name``, of which it is made here.
+        claim: what the check shows, in one sentence.
+        check: the experiment; ``None`` while there is none.
+        needs_data: whether the check trains on a data set.
+    """
+
+    name: str
+    title: str
+    paper: str
+    year: int
+    where: tuple[str, ...]
+    claim: str
+    check: Callable[[CheckContext], Verdict] | None = None
+    needs_data: bool = False

@@ -1,0 +1,77 @@
+"""How claim checks train and time their arms: seeds, recipe and target shared by all arms of a check."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data.loading import EvalLoader
+from ..nets.backbones.files import read_torch
+from ..nets.segmentation import SegmentationNet
+from ..targets.graph import to_onnx
+from ..targets.measure import distinguishable, interleaved
+from ..targets.target import Target
+from ..train import Recipe, eager_predict, evaluate, train
+from .system import CheckContext
+
+Make = Callable[[], SegmentationNet]
+
+THREADS = 2
+
+
+def trained_score(context: CheckContext, arm: str, seed: int, make: Make, recipe: Recipe) -> float:
+    """Validation mIoU in points (0..100) after the recipe's last epoch; done once, continued when interrupted.
+
+    The seed decides the initial weights, and with the recipe's own seed the order and augmentation of the data, so
+    arms with one seed see the same batches.
+    """
+
+    def work() -> dict[str, Any]:
+        torch.manual_seed(seed)
+        result = train(
+            make(),
+            context.need_data(),
+            recipe.model_copy(update={"seed": seed}),
+            training_folder(context, arm, seed),
+            cache=context.cache,
+            quiet=True,
+        )
+        return {"miou": 100 * result.score, "train_seconds": result.seconds}
+
+    return float(context.stage(f"{arm}-seed{seed}", work)["miou"])
+
+
+def training_folder(context: CheckContext, arm: str, seed: int) -> Path:
+    return context.folder / f"{arm}-seed{seed}"
+
+
+def trained_network(context: CheckContext, arm: str, seed: int, make: Make) -> SegmentationNet:
+    """The network that ``trained_score`` scored, in evaluation mode."""
+    net = make()
+    net.load_state_dict(read_torch(training_folder(context, arm, seed) / "best.pt")["weights"])
+    return net.eval()
+
+
+def score(context: CheckContext, net: SegmentationNet, size: tuple[int, int]) -> float:
+    """Validation mIoU in points of a network as it is."""
+    data = context.need_data()
+    loader = EvalLoader(data, "val", size, 8, context.cache)
+    return 100 * evaluate(eager_predict(net), loader, data.classes).miou
+
+
+def validation_images(context: CheckContext, count: int, size: tuple[int, int]) -> Tensor:
+    """The first images of the validation split: ``(count, 3, H, W)`` uint8."""
+    loader = EvalLoader(context.need_data(), "val", size, count, context.cache)
+    return next(iter(loader)).images
+
+
+def latency_ratio(first: nn.Module, second: nn.Module, size: tuple[int, int], folder: Path, seconds: float) -> float:
+    """Latency of ``first`` over that of ``second``: ONNX Runtime, two threads, batch 1, interleaved turns."""
+    target = Target.parse("onnxruntime:cpu", threads=THREADS)
+    files = [to_onnx(net, folder / f"timed-{i}.onnx", size) for i, net in enumerate((first, second))]
+    one, two = interleaved([target.prepare(file, size) for file in files], seconds)
+    return distinguishable(two, one).ratio

@@ -1,0 +1,162 @@
+"""The pixel cache: same pixels, decoded once, never half-written, bounded, and harmless where it cannot write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from catchweight.data import Sample, SegmentationData, open_data
+from catchweight.data.cache import PixelCache, default_folder
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError
+
+SIZE = (64, 96)
+BYTES = 64 * 96 * 4
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "a", {"train": 6, "val": 2}, SIZE)
+
+
+@pytest.fixture
+def data(scenes: Path, tmp_path: Path) -> SegmentationData:
+    """A copy that a test may harm."""
+    return open_data(shutil.copytree(scenes, tmp_path / "data"))
+
+
+def _count_reads(data: SegmentationData, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The real reader, with a note of what it was asked for."""
+    asked: list[str] = []
+    real = SegmentationData.read
+
+    def noting(self: SegmentationData, record) -> Sample:  # type: ignore[no-untyped-def]
+        asked.append(record.id)
+        return real(self, record)
+
+    monkeypatch.setattr(SegmentationData, "read", noting)
+    return asked
+
+
+def _same(a: Sample, b: Sample) -> bool:
+    return np.array_equal(a.image, b.image) and np.array_equal(a.mask, b.mask) and a.id == b.id
+
+
+def test_gives_the_decoded_pixels_and_decodes_once(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [data.read(record) for record in data.splits["train"]]
+    asked = _count_reads(data, monkeypatch)
+    for _ in range(2):  # the second cache stands for another process
+        read = PixelCache(tmp_path / "cache").bind(data)
+        for _ in range(2):
+            assert all(_same(read(r), e) for r, e in zip(data.splits["train"], expected, strict=True))
+    assert len(asked) == 6
+
+
+def test_a_changed_image_is_decoded_anew(data: SegmentationData, tmp_path: Path) -> None:
+    record = data.splits["train"][0]
+    read = PixelCache(tmp_path / "cache").bind(data)
+    read(record)
+    Image.new("RGB", SIZE[::-1], (1, 2, 3)).save(record.image)
+    os.utime(record.image, ns=(1, 10**18))
+    assert (read(record).image == (1, 2, 3)).all()
+
+
+def test_a_vanished_image_is_named_even_when_its_pixels_are_stored(data: SegmentationData, tmp_path: Path) -> None:
+    record = data.splits["train"][0]
+    read = PixelCache(tmp_path / "cache").bind(data)
+    read(record)
+    record.image.unlink()
+    with pytest.raises(CatchweightError, match=record.image.name):
+        read(record)
+
+
+def test_writing_to_a_sample_does_not_reach_the_store(data: SegmentationData, tmp_path: Path) -> None:
+    record = data.splits["train"][0]
+    expected = data.read(record)
+    PixelCache(tmp_path / "cache").bind(data)(record)
+    PixelCache(tmp_path / "cache").bind(data)(record).image[:] = 0
+    assert _same(PixelCache(tmp_path / "cache").bind(data)(record), expected)
+
+
+def test_a_cut_off_file_is_replaced(data: SegmentationData, tmp_path: Path) -> None:
+    record = data.splits["train"][0]
+    PixelCache(tmp_path / "cache").bind(data)(record)
+    (stored,) = (tmp_path / "cache").glob("*/*.npy")
+    for length in (stored.stat().st_size // 2, 20, 0):
+        os.truncate(stored, length)
+        assert _same(PixelCache(tmp_path / "cache").bind(data)(record), data.read(record))
+        assert stored.stat().st_size > BYTES
+
+
+def test_killed_while_writing_leaves_nothing_wrong(scenes: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from catchweight.data import open_data; from catchweight.data.cache import PixelCache\n"
+        "data, n = open_data(sys.argv[1]), 0\n"
+        "print('ready', flush=True)\n"
+        "while True:\n"
+        "    cache = PixelCache(sys.argv[2]); cache.clear(); read = cache.bind(data)\n"
+        "    for split in data.splits.values():\n"
+        "        for record in split: read(record)\n"
+    )
+    data, cache = open_data(scenes), tmp_path / "cache"
+    for delay in (0.02, 0.05, 0.11):
+        child = subprocess.Popen([sys.executable, "-c", code, str(scenes), str(cache)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        time.sleep(delay)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        child.stdout.close()
+        read = PixelCache(cache).bind(data)
+        for record in data.splits["train"]:
+            assert _same(read(record), data.read(record))
+
+
+def test_the_bound_holds_and_reading_goes_on(data: SegmentationData, tmp_path: Path) -> None:
+    cache = PixelCache(tmp_path / "cache", max_bytes=3 * (BYTES + 200))
+    read = cache.bind(data)
+    with pytest.warns(UserWarning, match="bound"):
+        samples = [read(record) for record in data.splits["train"]]
+    assert all(_same(s, data.read(r)) for s, r in zip(samples, data.splits["train"], strict=True))
+    files = list((tmp_path / "cache").glob("*/*.npy"))
+    assert len(files) == 3
+
+
+def test_a_data_set_no_longer_used_makes_room(data: SegmentationData, tmp_path: Path) -> None:
+    old = open_data(make_scenes(tmp_path / "old", {"train": 3}, SIZE, seed=9))
+    bound = 7 * (BYTES + 200)
+    read = PixelCache(tmp_path / "cache", bound).bind(old)
+    for record in old.splits["train"]:
+        read(record)
+    read = PixelCache(tmp_path / "cache", bound).bind(data)
+    for record in data.splits["train"]:
+        read(record)
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 6
+    assert len([folder for folder in (tmp_path / "cache").iterdir() if any(folder.iterdir())]) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning(data: SegmentationData, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    read = PixelCache(tmp_path / "file" / "cache").bind(data)
+    record = data.splits["train"][0]
+    with pytest.warns(UserWarning, match="pixel cache is off"):
+        assert _same(read(record), data.read(record))
+
+
+def test_the_folder_can_be_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path / "elsewhere"))
+    assert default_folder() == tmp_path / "elsewhere"
+    assert PixelCache().folder == tmp_path / "elsewhere"
+    monkeypatch.delenv("CATCHWEIGHT_CACHE")
+    assert "catchweight" in str(default_folder())

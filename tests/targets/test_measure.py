@@ -1,0 +1,137 @@
+"""Timing statistics, on sessions whose duration is known. Nothing here depends on the machine's speed."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+from catchweight.targets.measure import Measurement, distinguishable, interleaved, median_interval
+
+
+class Sleeper:
+    """Sleeps instead of computing, and writes into a shared diary when it ran."""
+
+    runtime, threads, batch = "sleep", 1, 4
+
+    def __init__(self, milliseconds: float, diary: list[str] | None = None, name: str = "") -> None:
+        self.seconds, self.diary, self.name = milliseconds / 1000, diary, name
+
+    def run(self) -> None:
+        if self.diary is not None:
+            self.diary.append(self.name)
+        time.sleep(self.seconds)
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        assert not gc.isenabled()
+        yield
+
+
+def measurement(turns: list[float], spread: float = 0.0) -> Measurement:
+    """A measurement with the given turn medians."""
+    middle = float(np.median(turns))
+    low, high = median_interval(turns)
+    return Measurement(
+        middle, middle * (1 - spread / 2), middle * (1 + spread / 2), low, high, 5 * len(turns), 1, 1, "none",
+        turns=tuple(turns),
+    )  # fmt: skip
+
+
+def test_sleepers_are_ranked_and_timed() -> None:
+    short, long = interleaved([Sleeper(4), Sleeper(8)], seconds=1.5)
+    assert 4 <= short.median_ms < long.median_ms
+    assert long.median_ms >= 8
+    assert short.p10_ms <= short.median_ms <= short.p90_ms
+    assert short.low_ms <= short.median_ms <= short.high_ms
+    assert short.n >= 30
+    assert short.images_per_second == pytest.approx(4 * 1000 / short.median_ms)
+    compared = distinguishable(short, long)
+    assert compared.different
+    assert compared.ratio > 1
+    assert str(compared).startswith("slower")
+    assert gc.isenabled()
+
+
+def test_sessions_take_turns() -> None:
+    diary: list[str] = []
+    interleaved([Sleeper(2, diary, "a"), Sleeper(2, diary, "b")], seconds=0.3, warmup=2)
+    turns = [name for name, before in zip(diary, ["", *diary], strict=False) if name != before]
+    assert turns == ["a", "b"] * (len(turns) // 2)
+    assert len(turns) >= 6
+
+
+def test_the_time_limit_holds_and_is_said() -> None:
+    start = time.perf_counter()
+    (slow,) = interleaved([Sleeper(60)], seconds=0.2, warmup=1)
+    assert time.perf_counter() - start < 2
+    assert 1 <= slow.n < 30
+    assert slow.noisy
+    assert "turns only" in slow.notes[0]
+
+
+def test_one_slow_run_gets_one_turn_at_least() -> None:
+    assert interleaved([Sleeper(30)], seconds=0, warmup=1)[0].n == 1
+
+
+def test_json_has_no_infinity() -> None:
+    (slow,) = interleaved([Sleeper(5)], seconds=0, warmup=1)
+    values = json.loads(json.dumps(slow.to_json(), allow_nan=False))
+    assert values["high_ms"] is None
+    assert values["noisy"] is True
+    assert "turns" not in values
+
+
+@pytest.mark.parametrize("n", [6, 17, 60])
+def test_the_interval_covers_the_median_95_times_in_100(n: int) -> None:
+    samples = np.random.default_rng(n).lognormal(0, 1, (2000, n))  # true median 1
+    hits = sum(low <= 1 <= high for low, high in map(median_interval, samples))
+    assert hits / len(samples) >= 0.95 - 2.6 * math.sqrt(0.95 * 0.05 / len(samples))
+
+
+def test_the_interval_is_no_wider_than_needed() -> None:
+    rng = np.random.default_rng(0)
+    widths = [np.subtract(*median_interval(rng.normal(0, 1, 400))) for _ in range(200)]
+    expected = 2 * NormalDist().inv_cdf(0.975) * math.sqrt(math.pi / 2 / 400)
+    assert np.mean(np.abs(widths)) == pytest.approx(expected, rel=0.1)
+
+
+def test_few_values_have_no_interval() -> None:
+    assert median_interval([1.0] * 5) == (0.0, math.inf)
+    assert median_interval([3.0, 1.0, 2.0, 6.0, 5.0, 4.0]) == (1.0, 6.0)
+
+
+def test_pairs_see_through_drift() -> None:
+    drift = np.linspace(1, 3, 30)  # the machine gets three times slower; unpaired intervals overlap widely
+    first, second = measurement(list(drift)), measurement(list(1.05 * drift))
+    assert first.high_ms > second.low_ms
+    assert distinguishable(first, second).ratio == pytest.approx(1.05)
+    assert distinguishable(first, second).different
+
+
+def test_noise_is_not_ranked() -> None:
+    rng = np.random.default_rng(0)
+    first, second = (measurement(list(rng.lognormal(0, 0.3, 25))) for _ in range(2))
+    compared = distinguishable(first, second)
+    assert not compared.different
+    assert "cannot be told apart" in str(compared)
+    assert first.noisy
+
+
+def test_apart_without_pairs_and_never_from_few_turns() -> None:
+    long, short = measurement([2.0] * 8), measurement([1.0] * 7)
+    assert distinguishable(long, short).different
+    assert str(distinguishable(long, short)).startswith("faster")
+    assert not distinguishable(measurement([1.0] * 3), measurement([2.0] * 3)).different
+
+
+def test_quiet_is_not_noisy_but_scatter_is() -> None:
+    assert not measurement([1.0, 1.001, 0.999] * 4, spread=0.1).noisy
+    assert measurement([1.0, 1.001, 0.999] * 4, spread=0.5).noisy
