@@ -20,7 +20,7 @@ from catchweight.data.cache import PixelCache
 from catchweight.files import read_json, write_json
 from catchweight.nets import build_network
 from catchweight.targets import Target
-from catchweight.train import finetune, scratch, train
+from catchweight.train import RECIPES, train
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Row:
 ROWS = {
     "all": Row("the recipe"),
     "no_region_loss": Row("loss: cross-entropy alone", changes=("loss.lovasz=0", "loss.dice=0")),
-    "no_aux": Row("loss: no auxiliary heads", changes=("loss.aux=0",)),
+    "aux": Row("loss: with auxiliary heads", changes=("loss.aux=0.4",)),
     "flip_only": Row(
         "augmentation: flip alone",
         changes=(
@@ -50,20 +50,22 @@ ROWS = {
         "augmentation: no colour jitter",
         changes=("augment.brightness=0", "augment.contrast=0", "augment.saturation=0", "augment.hue=0"),
     ),
+    "rare_crops": Row("augmentation: half of the crops at rare classes", changes=("augment.rare_crops=0.5",)),
+    "low_lr": Row("learning rate 1e-3", changes=("lr=0.001",)),
     "no_ema": Row("EMA: none", changes=("ema=0",)),
     "fpn": Row("neck: FPN P2-P5", network="timm/tf_efficientnet_lite0+fpn"),
     "bifpn_p5": Row("neck: BiFPN P2-P5", network="eseg_lite_s:levels=2-5"),
     "larger": Row("resolution: 240x320", changes=("size=[240, 320]",)),
     "smaller": Row("resolution: 144x192", changes=("size=[144, 192]",)),
     "from_scratch": Row("weights: random, recipe scratch", weights="none", recipe="scratch"),
-    "ffnet": Row("FFNet's smallest, random weights", "ffnet_22s_bcc_mobile", 0.5, "none", "scratch"),
+    "ffnet": Row("FFNet's smallest, random weights", "ffnet_22s_bcc_mobile", 1.0, "none", "scratch"),
 }
 
 
 def train_row(name: str, data_path: Path, out: Path, epochs: int, seed: int, extra: list[str]) -> dict[str, Any]:
     """Train one row and measure its latency; returns what the table needs."""
     row = ROWS[name]
-    recipe = {"finetune": finetune, "scratch": scratch}[row.recipe]()
+    recipe = RECIPES[row.recipe]()
     recipe = override(recipe, [f"epochs={epochs}", f"seed={seed}", *extra, *row.changes])
     data = open_data(data_path)
     torch.manual_seed(seed)

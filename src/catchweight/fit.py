@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from .budget import Budget, Cost
 from .config import Config, override, save_yaml
-from .data import SegmentationData, check_data, open_data
+from .data import SegmentationData, check_data, draw_grid, open_data
 from .data.cache import PixelCache
 from .data.loading import EvalLoader
 from .deploy.export import export
@@ -83,10 +84,10 @@ class FitResult:
 
 
 @dataclass
-class _Job:
-    """What the stages share."""
+class Job:
+    """What was asked for, checked, and what the stages share. ``run`` is opened once the work begins."""
 
-    run: Run
+    request: dict[str, Any]
     data: SegmentationData
     budget: Budget
     target: Target
@@ -96,6 +97,11 @@ class _Job:
     say: Say
     cache: PixelCache = field(default_factory=PixelCache)
     end: float | None = None
+    folder: Path = Path()
+
+    @cached_property
+    def run(self) -> Run:
+        return Run(self.folder, self.request)
 
     def recipe(self, arch: Arch) -> Recipe:
         return self.settings.train.model_copy(update={"size": size_of(arch)})
@@ -146,10 +152,12 @@ def fit(
     with job.run.locked():
         save_yaml(job.run.path("fit.yaml"), job.settings)
         try:
-            return _stages(job, begun, minutes)
-        finally:
-            report = write_run_report(job.run)
-            say(f"report: {report}")
+            result = _stages(job, begun, minutes)
+        except (CatchweightError, KeyboardInterrupt) as error:
+            say(f"report: {write_run_report(job.run, stopped=str(error) or 'interrupted')}")
+            raise
+        say(f"report: {write_run_report(job.run)}")
+        return result
 
 
 def prepare(
@@ -166,9 +174,8 @@ def prepare(
     weights: str,
     seed: int,
     say: Say,
-    dry_run: bool = False,
-) -> _Job:
-    """Check everything that was asked for; nothing is written when something is wrong, or on a dry run."""
+) -> Job:
+    """Check everything that was asked for, without writing anything."""
     budget = Budget.parse(budget) if isinstance(budget, str) else budget
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--time must be positive, but got {minutes:g} minutes")
@@ -183,13 +190,13 @@ def prepare(
         "data": str(opened.root.resolve()),
         "budget": str(budget),
         "target": str(place),
+        "threads": place.threads,
         "size": list(base),
         "weights": weights,
         "minutes": minutes,
         "settings": settings.model_dump(mode="json"),
     }
-    folder = None if dry_run else Run(Path(run), request)
-    return _Job(folder, opened, budget, place, settings, space, weights, say)
+    return Job(request, opened, budget, place, settings, space, weights, say, folder=Path(run))
 
 
 def native_size(data: SegmentationData) -> tuple[int, int]:
@@ -201,7 +208,7 @@ def native_size(data: SegmentationData) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _stages(job: _Job, begun: float, minutes: float | None) -> FitResult:
+def _stages(job: Job, begun: float, minutes: float | None) -> FitResult:
     run, say = job.run, job.say
     run.stage("data", lambda: _check(job))
     screening = _load_screening(run.stage("screen", lambda: _screen(job)))
@@ -232,18 +239,20 @@ def _stages(job: _Job, begun: float, minutes: float | None) -> FitResult:
     return FitResult(run.folder, final, run.path("model.onnx"), front, run.path("report.html"))
 
 
-def _check(job: _Job) -> dict[str, Any]:
+def _check(job: Job) -> dict[str, Any]:
     report = check_data(job.data)
     write_json(job.run.path("data.json"), report.to_json())
     errors = [p for p in report.problems if p.level == "error"]
     if not report.trainable:
         first = "; ".join(f"{p.file}: {p.message}" for p in errors[:3])
         raise CatchweightError(f"{job.data.root} cannot be trained on ({len(errors)} errors): {first}")
-    job.say(f"data: {report.summary()}")
-    return report.to_json()
+    draw_grid(job.data, job.run.path("data.png"))
+    counted = ", ".join(f"{c['images']} {split}" for split, c in report.counts.items())
+    job.say(f"data: {counted} images, {len(report.classes)} classes, {len(report.problems)} warnings")
+    return {"counts": report.counts, "warnings": len(report.problems)}
 
 
-def _screen(job: _Job) -> dict[str, Any]:
+def _screen(job: Job) -> dict[str, Any]:
     settings = job.settings.search
     job.say(f"screen: measuring candidates on {job.target} against {job.budget}")
     result = screen(
@@ -270,7 +279,7 @@ def _load_screening(values: dict[str, Any]) -> Screening:
     )
 
 
-def _plan(job: _Job, screening: Screening, begun: float, minutes: float | None) -> dict[str, Any]:
+def _plan(job: Job, screening: Screening, begun: float, minutes: float | None) -> dict[str, Any]:
     """How many epochs, which rungs, how many candidates; fewer of each where the time is short."""
     seconds = [epoch_seconds(job, c.arch) for c in screening.allowed]
     epochs, eta = job.settings.train.epochs, job.settings.search.eta
@@ -280,7 +289,7 @@ def _plan(job: _Job, screening: Screening, begun: float, minutes: float | None) 
     return plan
 
 
-def epoch_seconds(job: _Job, arch: Arch) -> float:
+def epoch_seconds(job: Job, arch: Arch) -> float:
     """Estimated seconds of one epoch with its evaluation, from one timed step."""
     recipe = job.recipe(arch)
     net = job.space.network(arch, len(job.data.classes))
@@ -323,7 +332,7 @@ def fitting_plan(seconds: Sequence[float], epochs: int, eta: int, available: flo
     }
 
 
-def _search(job: _Job, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
+def _search(job: Job, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
     field_ = screening.allowed[: plan["candidates"]]
     done = {"rung": 0}
 
@@ -344,14 +353,14 @@ def _search(job: _Job, screening: Screening, plan: dict[str, Any]) -> dict[str, 
     return Front(front.candidates + screening.allowed[plan["candidates"] :] + screening.dropped).to_json()
 
 
-def _network(job: _Job, arch: Arch) -> SegmentationNet:
+def _network(job: Job, arch: Arch) -> SegmentationNet:
     import torch
 
     torch.manual_seed(job.settings.train.seed)
     return job.space.network(arch, len(job.data.classes), weights=job.weights, aux=job.settings.train.loss.aux > 0)
 
 
-def _train_to(job: _Job, arch: Arch, folder: Path, epochs: int | None) -> float:
+def _train_to(job: Job, arch: Arch, folder: Path, epochs: int | None) -> float:
     result = train(
         _network(job, arch), job.data, job.recipe(arch), folder,
         cache=job.cache, until_epoch=epochs, deadline=job.end,
@@ -359,7 +368,7 @@ def _train_to(job: _Job, arch: Arch, folder: Path, epochs: int | None) -> float:
     return result.score
 
 
-def _train(job: _Job, winner: Candidate) -> dict[str, Any]:
+def _train(job: Job, winner: Candidate) -> dict[str, Any]:
     """Go on from where the search left the winner, to the end of its schedule."""
     searched, folder = job.run.path("search", label(winner.arch)), job.run.path("train")
     if not folder.exists():
@@ -372,7 +381,7 @@ def _train(job: _Job, winner: Candidate) -> dict[str, Any]:
     return {"score": score, "candidate": winner.to_json()}
 
 
-def _export(job: _Job, winner: Candidate) -> dict[str, Any]:
+def _export(job: Job, winner: Candidate) -> dict[str, Any]:
     net, meta = load_network(job.run.path("model.pt"))
     size = size_of(winner.arch)
     job.say("export: ONNX, then compare with the trained network on the validation images")
@@ -384,7 +393,7 @@ def _export(job: _Job, winner: Candidate) -> dict[str, Any]:
     return check.to_json()
 
 
-def _measure(job: _Job, winner: Candidate, score: float) -> dict[str, Any]:
+def _measure(job: Job, winner: Candidate, score: float) -> dict[str, Any]:
     """Measure the exported file three times, each with a fresh session, and take the middle one."""
     path = job.run.path("model.onnx")
     measured = [job.target.measure(path) for _ in range(3)]
@@ -396,12 +405,12 @@ def _measure(job: _Job, winner: Candidate, score: float) -> dict[str, Any]:
     return final.to_json()
 
 
-def _write_front(job: _Job, front: Front, final: Candidate) -> None:
+def _write_front(job: Job, front: Front, final: Candidate) -> None:
     rest = tuple(c for c in front.candidates if c.arch != final.arch)
     write_json(job.run.path("front.json"), Front((final, *rest)).to_json())
 
 
-def describe_plan(job: _Job) -> dict[str, Any]:
+def describe_plan(job: Job) -> dict[str, Any]:
     """For ``--dry-run``: what would be done and how long it would take; trains and exports nothing.
 
     Candidates cannot be screened without exporting them, so the plan counts every ladder once.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from itertools import islice
@@ -14,7 +17,7 @@ import torch
 
 from catchweight.data import IGNORE, SegmentationData, open_data
 from catchweight.data.cache import PixelCache
-from catchweight.data.loading import Batch, EvalLoader, TrainLoader
+from catchweight.data.loading import Batch, EvalLoader, TrainLoader, prefetch
 from catchweight.data.scenes import make_scenes
 from catchweight.data.transforms import Augment, resize_image
 from catchweight.errors import CatchweightError, UsageError
@@ -119,21 +122,40 @@ def test_evaluation_shows_every_image_once_at_label_resolution(
     assert len(list(loader)) == 3
 
 
-def test_waiting_is_counted_where_the_consumer_waits(data: SegmentationData, cache: PixelCache) -> None:
-    slow_consumer = TrainLoader(data, SIZE, 2, AUGMENT, cache=cache, workers=1)
-    list(slow_consumer.epoch(0))
-    for _ in slow_consumer.epoch(1):
-        time.sleep(0.05)
-    own_thread = TrainLoader(data, SIZE, 2, AUGMENT, cache=cache, workers=0)
-    start = time.perf_counter()
-    list(own_thread.epoch(1))
-    spent = time.perf_counter() - start
-    assert 0.5 * spent < own_thread.wait_seconds <= spent
-    assert slow_consumer.wait_seconds < 0.05  # of 0.25 s; only the first batch is waited for
+@pytest.mark.parametrize(("workers", "least", "most"), [(0, 0.3, 9.0), (1, 0.0, 0.2)])
+def test_waiting_is_counted_where_the_consumer_waits(workers: int, least: float, most: float) -> None:
+    """Six results of 0.05 s each, a consumer that takes 0.1 s over each: worked ahead, only the first is waited for."""
+    waits: list[float] = []
+    for _ in prefetch(range(6), lambda _: time.sleep(0.05), workers, waits.append):
+        time.sleep(0.1)
+    assert len(waits) == 6
+    assert least <= sum(waits) < most
+
+
+def test_the_loader_adds_up_its_waiting(data: SegmentationData, cache: PixelCache) -> None:
+    loader = TrainLoader(data, SIZE, 2, AUGMENT, cache=cache, workers=0)
+    for epoch in (0, 1):
+        start = time.perf_counter()
+        list(loader.epoch(epoch))
+        spent = time.perf_counter() - start
+        assert 0.5 * spent < loader.wait_seconds <= spent  # of this epoch alone
 
 
 def _workers() -> int:
     return sum(thread.name.startswith("loader") for thread in threading.enumerate())
+
+
+def test_workers_take_one_core_each_and_leave_the_others_their_threads() -> None:
+    code = (
+        "import threading, torch; from catchweight.data.loading import prefetch\n"
+        "print(list(prefetch(range(6), lambda _: torch.get_num_threads(), 2, lambda s: None)))\n"
+        "print(torch.get_num_threads())\n"
+        "late = threading.Thread(target=lambda: print(torch.get_num_threads())); late.start(); late.join()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True, check=True
+    )
+    assert done.stdout.decode().splitlines() == ["[1, 1, 1, 1, 1, 1]", "2", "2"]
 
 
 def test_leaving_early_leaves_no_thread(data: SegmentationData, cache: PixelCache) -> None:

@@ -6,12 +6,14 @@ The authors' code was also run beside this one with copied weights, on a 97x131 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.nets.ffnet import FAMILY, FFNETS, FFNet, FFNetConfig, ffnet_config
+from catchweight.nets.ffnet import FAMILY, FFNETS, FFNet, config_name, ffnet_config
 from catchweight.nets.ffnet.blocks import GaussianHalve
 from catchweight.nets.ffnet.network import HEAD_CHANNELS
 from catchweight.nets.segmentation import NetSpec
@@ -149,31 +151,45 @@ def test_width_scales_every_channel_and_rounds_to_8() -> None:
 
 
 def test_desktop_and_mobile_differ_only_in_upsampling() -> None:
-    torch.manual_seed(0)
-    smooth, nearest = (FFNet(NetSpec("ffnet_22s_bbb_mobile", 3, TINY), c) for c in _both())
+    smooth, nearest = (FFNet(NetSpec(name, 3, TINY)).eval() for name in ("ffnet_86s_bbb", "ffnet_86s_bbb_mobile"))
     nearest.load_state_dict(smooth.state_dict())
-    flat = torch.ones(1, 3, 64, 64)
-    x = torch.randn(1, 3, 64, 64)
-    for net in (smooth, nearest):
-        net.eval()
-    assert not torch.equal(smooth(x), nearest(x))
     little, large = torch.tensor([[[[0.0, 1.0]]]]), torch.empty(1, 1, 1, 4)
     assert nearest.up.resize(little, large).flatten().tolist() == [0, 0, 1, 1]
     assert torch.allclose(smooth.up.resize(little, large).flatten(), torch.tensor([0, 1 / 3, 2 / 3, 1]))
-    assert smooth(flat).shape == nearest(flat).shape
-
-
-def _both() -> tuple[FFNetConfig, FFNetConfig]:
-    return ffnet_config("ffnet_86s_bbb"), ffnet_config("ffnet_86s_bbb_mobile")
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        maps, others = smooth.features(x), nearest.features(x)
+    assert all(torch.equal(a, b) for a, b in zip(maps, others, strict=True))
 
 
 def test_dilated_stages_keep_the_parameters_and_the_resolution() -> None:
-    plain = FFNetConfig((1, 1, 1, 1))
-    dilated = FFNetConfig((1, 1, 1, 1), strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-    spec = NetSpec("arm", 3, TINY)
-    assert count(FFNet(spec, plain)) == count(FFNet(spec, dilated))
-    maps = FFNet(spec, dilated).eval().features(torch.randn(1, 3, 64, 64))
+    plain, dilated = (
+        FFNet(NetSpec(f"ffnet_34_abb:blocks=1-1-1-1{more}", 3, TINY)).eval()
+        for more in ("", ",strides=1-2-1-1,dilations=1-1-2-4")
+    )
+    assert count(plain) == count(dilated)
+    maps = dilated.features(torch.randn(1, 3, 64, 64))
     assert [m.shape[-1] for m in maps] == [16, 8, 8, 8]
+
+
+def test_a_configuration_round_trips_through_its_name() -> None:
+    base = FFNETS["ffnet_34_abb"]
+    config = replace(base, channels=(5, 10, 20, 40), block="mixed", dilations=(1, 1, 2, 4), divisor=1)
+    name = config_name("ffnet_34_abb", config)
+    assert name == "ffnet_34_abb:channels=5-10-20-40,dilations=1-1-2-4,block=mixed,divisor=1"
+    assert ffnet_config(name) == config
+    assert config_name("ffnet_34_abb", base) == "ffnet_34_abb"
+    net = FFNet(NetSpec(name, 3, width=0.5))
+    assert [info.channels for info in net.feature_info] == [3, 5, 10, 20]
+
+
+def test_mixed_block_has_one_3x3_where_a_basic_one_has_two() -> None:
+    def kernels(block: str) -> list[tuple[int, ...]]:
+        stages = FFNet(NetSpec(f"ffnet_34_abb:block={block},blocks=1-1-1-1", 3, TINY)).backbone.stages
+        return [m.kernel_size for m in stages[0].modules() if isinstance(m, torch.nn.Conv2d)]
+
+    assert kernels("basic") == [(3, 3), (3, 3)]
+    assert kernels("mixed") == [(3, 3), (1, 1)]
 
 
 def test_gaussian_halving_is_centred_and_keeps_the_mean() -> None:
@@ -192,7 +208,13 @@ def test_gaussian_halving_is_centred_and_keeps_the_mean() -> None:
 def test_wrong_names_options_and_weights_say_what_to_do() -> None:
     with pytest.raises(UsageError, match='did you mean "ffnet_78s_bcc_mobile"'):
         ffnet_config("ffnet_78s_bcc_mobil")
-    with pytest.raises(UsageError, match="no options"):
-        FAMILY.build(NetSpec("ffnet_18_daac:levels=3", 5), "none")
+    with pytest.raises(UsageError, match='did you mean "block"'):
+        ffnet_config("ffnet_18_daac:blok=basic")
+    with pytest.raises(UsageError, match="blocks are basic, bottleneck, mixed"):
+        ffnet_config("ffnet_18_daac:block=round")
+    with pytest.raises(UsageError, match="strides must be 4 numbers"):
+        ffnet_config("ffnet_18_daac:strides=1-2")
+    with pytest.raises(UsageError, match="must be 1 or more"):
+        ffnet_config("ffnet_18_daac:blocks=1-1-0-1")
     with pytest.raises(CatchweightError, match="no FFNet weights"):
         FAMILY.build(NetSpec("ffnet_18_daac", 5), "offline")

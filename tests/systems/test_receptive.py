@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from catchweight.nets.ffnet import FFNet, FFNetConfig
+from catchweight.nets.ffnet import FFNet
 from catchweight.nets.segmentation import NetSpec
 from catchweight.systems.receptive import (
     centre,
@@ -100,12 +100,12 @@ def test_batch_statistics_would_reach_every_pixel() -> None:
 
 
 def test_dilating_an_ffnet_widens_its_field() -> None:
-    def radius(dilations: tuple[int, ...]) -> float:
+    def radius(dilations: str) -> float:
         torch.manual_seed(0)
-        config = FFNetConfig((1, 1, 1, 1), strides=(1, 1, 1, 1), dilations=dilations)
-        net = FFNet(NetSpec("ffnet_34_abb", 3, width=0.125), config)
+        options = f"blocks=1-1-1-1,strides=1-1-1-1,dilations={dilations}"
+        net = FFNet(NetSpec(f"ffnet_34_abb:{options}", 3, width=0.125))
         images = torch.randn(1, 3, 160, 160)
         settle_norms(net, images)
         return mass_radius(gradient_mass(lambda x: centre(net.features(x)[-1]).sum(1), images))
 
-    assert radius((1, 1, 2, 4)) > 1.3 * radius((1, 1, 1, 1))
+    assert radius("1-1-2-4") > 1.3 * radius("1-1-1-1")

@@ -126,9 +126,9 @@ def test_senseless_requests(net: SameNet, tmp_path: Path, wrong) -> None:
 
 def external(folder: Path, location: str, inside: bool = False) -> Path:
     """A file whose weights lie at ``location``, plainly or in a branch of an If node."""
-    weights = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], [1.0])
+    weights = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [1], bytes(4), raw=True)
     onnx.external_data_helper.set_external_data(weights, location)
-    weights.ClearField("float_data")
+    weights.ClearField("raw_data")
     out = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1])
     image = onnx.helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1])
     if inside:

@@ -77,7 +77,7 @@ def test_one_step_is_torchs_plain_optimiser_also_in_channels_last(kind: str) -> 
     torch.testing.assert_close(step(lambda net: build_optimizer(net, recipe)), step(plain))
 
 
-def test_ema_averages_weights_with_a_warm_up_and_copies_statistics() -> None:
+def test_ema_averages_weights_with_a_warm_up_and_averages_statistics() -> None:
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     with torch.no_grad():
         net[0].weight.fill_(0.0)
@@ -90,9 +90,12 @@ def test_ema_averages_weights_with_a_warm_up_and_copies_statistics() -> None:
         decay = min(0.5, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * (step + 1.0)
     assert ema.net[0].weight.item() == pytest.approx(expected, rel=1e-5)
-    net(torch.randn(8, 1))
-    ema.copy_buffers()
-    assert torch.equal(ema.net[1].running_mean, net[1].running_mean)
+    before = ema.net[1].running_var.clone()
+    net(3 * torch.randn(8, 1))
+    ema.update(20)
+    torch.testing.assert_close(ema.net[1].running_var, 0.5 * before + 0.5 * net[1].running_var)
+    ema.copy_counters()
+    assert ema.net[1].num_batches_tracked == 1
     assert not ema.net.training
 
 

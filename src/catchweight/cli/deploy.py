@@ -37,8 +37,9 @@ def export(
     from ..deploy.export import export as export_
     from ..errors import unknown
     from ..nets import load_network
+    from ..targets.graph import Dynamic
 
-    choices = {"no": False, "batch": "batch", "size": "size", "both": True}
+    choices: dict[str, Dynamic] = {"no": False, "batch": "batch", "size": "size", "both": True}
     if dynamic not in choices:
         raise unknown("value of --dynamic", dynamic, choices)
     net, meta = load_network(checkpoint)

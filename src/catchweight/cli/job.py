@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,20 +70,20 @@ def fit(
     from ..fit import FitSettings, describe_plan, prepare
     from ..fit import fit as fit_
 
-    wanted = {
+    wanted: dict[str, Any] = {
         "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(), "set_": settings or (),
         "minutes": parse_minutes(time), "threads": threads, "weights": weights, "seed": seed, "say": Clock(),
     }  # fmt: skip
     data = open_data(path, format_, seed=seed)
     if dry_run:
-        _show_plan(describe_plan(prepare(data, budget, **wanted, dry_run=True)))
+        _show_plan(describe_plan(prepare(data, budget, **wanted)))
         return
     result = fit_(data, budget, **wanted)
     console.print(f"\n[bold green]within budget[/bold green]: {escape(str(result.file))}")
     console.print(f"next: catchweight predict IMAGES --model {escape(str(result.file))} --out predictions", style="dim")
 
 
-def _show_plan(plan: dict[str, object]) -> None:
+def _show_plan(plan: dict[str, Any]) -> None:
     console.print("[bold]plan[/bold] (nothing was trained or written)")
     for key, value in plan.items():
         console.print(f"  {key}: {value}", markup=False)
@@ -135,14 +135,13 @@ def train(
     from ..errors import unknown
     from ..fit import native_size
     from ..nets import build_network
-    from ..train import finetune, scratch
+    from ..train import RECIPES
     from ..train import train as train_
 
-    recipes = {"finetune": finetune, "scratch": scratch}
-    if recipe not in recipes:
-        raise unknown("recipe", recipe, recipes)
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
     data = open_data(path, format_, seed=seed)
-    values = recipes[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
+    values = RECIPES[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
     values = override(values, [setting.removeprefix("train.") for setting in settings or ()])
     torch.manual_seed(values.seed)
     net = build_network(network, len(data.classes), width=width, weights=weights, aux=values.loss.aux > 0)

@@ -43,6 +43,8 @@ def check(
     from ..systems import run_check
 
     result = run_check(name, data=data, quick=quick, out=out)
-    console.print(result.text(), markup=False, soft_wrap=True)
+    for condition in (*result.claim, *result.control):
+        console.print(f"  {condition}", markup=False, soft_wrap=True)
+    console.print(f"{name}: {result.word}", markup=False)
     if result.passed is False:
         raise typer.Exit(1)

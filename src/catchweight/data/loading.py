@@ -6,6 +6,7 @@ and nothing is left behind when a loop ends early.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -182,7 +183,7 @@ def prefetch(jobs: Iterable[J], make: Callable[[J], B], workers: int, waited: Ca
             waited(time.perf_counter() - start)
             yield made
         return
-    pool = ThreadPoolExecutor(workers, "loader", initializer=_single_threaded)
+    pool = _pool(workers)
     try:
         queue = iter(jobs)
         pending: deque[Future[B]] = deque(pool.submit(make, job) for job in islice(queue, AHEAD * workers))
@@ -196,9 +197,26 @@ def prefetch(jobs: Iterable[J], make: Callable[[J], B], workers: int, waited: Ca
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _single_threaded() -> None:
-    # OpenMP keeps this per thread: without it each worker would start a team that fights the training step's.
-    torch.set_num_threads(1)
+def _pool(workers: int) -> ThreadPoolExecutor:
+    """Threads that run torch on one core each: teams of their own would fight the training step's.
+
+    ``torch.set_num_threads`` sets the calling thread's count for good, but also the one that later threads start
+    with; so it is set back here once every worker has taken its own.
+    """
+    threads = torch.get_num_threads()
+    started = threading.Barrier(workers + 1)
+
+    def settle() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first question fixes its count; unasked, it would take the later one
+        started.wait()
+
+    pool = ThreadPoolExecutor(workers, "loader", initializer=settle)
+    for _ in range(workers):
+        pool.submit(int)  # a thread is started for each, since none is idle before the barrier
+    started.wait()
+    torch.set_num_threads(threads)
+    return pool
 
 
 def _records(data: SegmentationData, split: str) -> tuple[Record, ...]:

@@ -131,9 +131,7 @@ def draw_view(
     )
 
 
-def apply_view(
-    sample: Sample, view: View, size: tuple[int, int], fill: tuple[int, int, int]
-) -> tuple[Tensor, Tensor]:
+def apply_view(sample: Sample, view: View, size: tuple[int, int], fill: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     """Carry ``view`` out.
 
     Returns:

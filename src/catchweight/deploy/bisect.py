@@ -23,37 +23,40 @@ class Departure:
     Attributes:
         module: dotted path, as in ``net.get_submodule``; empty for what the network's own ``forward`` does last.
         kind: the module's class.
-        folded: path of a norm that the file computes within this module, or None.
+        seen: the module at whose output it shows. Another one than ``module`` when the file has a norm or an
+            activation merged with it and gives out only the sum of them.
         difference: largest |difference| over the largest |value| of the eager output.
         after: the last module before it that still agrees, or None.
     """
 
     module: str
     kind: str
-    folded: str | None
+    seen: str
     difference: float
     after: str | None
 
     def __str__(self) -> str:
         name = f'layer "{self.module}" ({self.kind})' if self.module else "the last step of forward()"
-        folded = f', with "{self.folded}" folded into it,' if self.folded else ""
+        merged = f' (seen at "{self.seen}", which the file computes with it)' if self.seen != self.module else ""
         before = f'; "{self.after}" before it agrees' if self.after else ""
-        return f"{name}{folded} departs first, by {self.difference:.2g} of its largest value{before}"
+        return f"{name} departs first{merged}, by {self.difference:.2g} of its largest value{before}"
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where the file holds a module's output: node index in order of computation, and value name."""
+class _Pair:
+    """One call of a module: where the file holds its output, and what it should be."""
 
+    module: str
     position: int
     value: str
+    expected: Tensor
 
 
 def first_departure(path: Path, net: nn.Module, image: Tensor, rel: float = 1e-3) -> Departure | None:
     """Compare every module's eager output with the value the file computes for it.
 
-    One run of each: forward hooks collect the network's outputs, a copy of the graph gives out the last value
-    of each module.
+    One run of each: forward hooks collect the network's outputs, a copy of the graph gives out the values that
+    belong to them.
 
     Args:
         path: a file written by ``to_onnx`` or ``export`` from the same network.
@@ -65,20 +68,19 @@ def first_departure(path: Path, net: nn.Module, image: Tensor, rel: float = 1e-3
         The first departure, or None when every module and the output agree.
     """
     model = load_graph(path)
-    places = module_places(model.graph)
-    eager = _eager_outputs(net, image, places)
-    exported = _values(model, {place.value for place in places.values()}, image)
-    agreed: str | None = None
-    # Modules that end in the same node are told apart by depth: the innermost names the trouble best.
-    for name in sorted(eager, key=lambda name: (places[name].position, -name.count("."))):
-        place, expected = places[name], eager[name]
-        found = exported[place.value]
-        if found.shape != tuple(expected.shape):
+    pairs = _pairs(model.graph, _eager_outputs(net, image))
+    exported = _values(model, {pair.value for pair in pairs}, image)
+    agreed: dict[str, str] = {}
+    for pair in pairs:
+        found = exported[pair.value]
+        if found.shape != tuple(pair.expected.shape):
             continue  # the exporter merged the module's last step into a later one: it cannot be compared
-        difference = relative_difference(torch.from_numpy(found), expected)
+        difference = relative_difference(torch.from_numpy(found), pair.expected)
         if not difference <= rel:  # also true of nan
-            return _departure(net, model.graph, place, name, difference, agreed)
-        agreed = name or agreed
+            module = _weight_owner(net, model.graph, pair.value, set(agreed)) or pair.module
+            kind = type(net.get_submodule(module)).__name__
+            return Departure(module, kind, pair.module, difference, next(reversed(agreed.values()), None))
+        agreed[pair.value] = pair.module
     return None
 
 
@@ -88,28 +90,40 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().amax() / expected.abs().amax().clamp_min(1e-12))
 
 
-def module_places(graph: onnx.GraphProto) -> dict[str, Place]:
-    """Dotted module path -> the last value computed inside it; the network itself has the empty path."""
-    places: dict[str, Place] = {}
+def _pairs(graph: onnx.GraphProto, outputs: dict[str, list[Tensor]]) -> list[_Pair]:
+    """Calls that have one value in the file, in order of computation.
+
+    A module called once ends at the last node inside it. One called more often has a node per call, or is left
+    out. Modules that end at the same node come innermost first: that names the trouble best.
+    """
+    inside: dict[str, list[int]] = {}
+    own: dict[str, list[int]] = {}
     for position, node in enumerate(graph.node):
         scope = next((entry.value for entry in node.metadata_props if entry.key == MODULE_KEY), "")
+        own.setdefault(scope, []).append(position)
         parts = scope.split(".") if scope else []
         for depth in range(1, len(parts) + 1):
-            places[".".join(parts[:depth])] = Place(position, node.output[0])
-    return {**places, "": Place(len(graph.node), graph.output[0].name)}
+            inside.setdefault(".".join(parts[:depth]), []).append(position)
+    pairs = []
+    for name, calls in outputs.items():
+        places = inside.get(name, [])[-1:] if len(calls) == 1 else own.get(name, [])
+        if len(places) == len(calls):
+            pairs += [_Pair(name, at, graph.node[at].output[0], call) for at, call in zip(places, calls, strict=True)]
+    pairs.append(_Pair("", len(graph.node), graph.output[0].name, outputs[""][0]))
+    return sorted(pairs, key=lambda pair: (pair.position, -pair.module.count(".")))
 
 
-def _eager_outputs(net: nn.Module, image: Tensor, wanted: dict[str, Place]) -> dict[str, Tensor]:
+def _eager_outputs(net: nn.Module, image: Tensor) -> dict[str, list[Tensor]]:
+    """Each module's outputs, one a call, by dotted path; the network's own path is empty."""
     outputs: dict[str, list[Tensor]] = {}
     parameter = next(net.parameters(), image)
-    with _hooked(net, wanted, outputs), evaluating(net):
+    with _hooked(net, outputs), evaluating(net):
         net(image.to(parameter))
-    # A module called more than once has no one value in the file.
-    return {name: calls[0] for name, calls in outputs.items() if len(calls) == 1}
+    return outputs
 
 
 @contextmanager
-def _hooked(net: nn.Module, wanted: dict[str, Place], outputs: dict[str, list[Tensor]]) -> Iterator[None]:
+def _hooked(net: nn.Module, outputs: dict[str, list[Tensor]]) -> Iterator[None]:
     def keep(name: str, output: object) -> None:
         if isinstance(output, Tensor):
             # A copy: an activation that works in place would change it after the module has ended.
@@ -118,7 +132,6 @@ def _hooked(net: nn.Module, wanted: dict[str, Place], outputs: dict[str, list[Te
     handles = [
         module.register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
         for name, module in net.named_modules()
-        if name in wanted
     ]
     try:
         yield
@@ -139,18 +152,20 @@ def _values(model: onnx.ModelProto, names: set[str], image: Tensor) -> dict[str,
     return dict(zip(wanted, found, strict=True))
 
 
-def _departure(
-    net: nn.Module, graph: onnx.GraphProto, place: Place, name: str, difference: float, agreed: str | None
-) -> Departure:
-    owner = _weight_owner(net, graph, place) if name else None
-    folded = name if owner not in (None, name) else None
-    module = owner or name
-    kind = type(net.get_submodule(module)).__name__
-    return Departure(module, kind, folded, difference, agreed)
+def _weight_owner(net: nn.Module, graph: onnx.GraphProto, value: str, agreed: set[str]) -> str | None:
+    """The one module whose weights go into ``value`` after the last values that agree; None unless there is one.
 
-
-def _weight_owner(net: nn.Module, graph: onnx.GraphProto, place: Place) -> str | None:
-    """The module whose weights the node uses: a convolution keeps their name when a norm is folded into it."""
+    A convolution into which a norm is folded keeps the name of its weights, though its nodes belong to the norm.
+    """
     modules = dict(net.named_modules())
-    owners = (value.rsplit(".", 1)[0] for value in graph.node[place.position].input if value.endswith(".weight"))
-    return next((owner for owner in owners if owner in modules), None)
+    makers = {output: node for node in graph.node for output in node.output}
+    owners, left, seen = set(), [value], set(agreed)
+    while left:
+        name = left.pop()
+        if name in seen or name not in makers:
+            continue
+        seen.add(name)
+        left += makers[name].input
+        owners |= {entry.rsplit(".", 1)[0] for entry in makers[name].input if entry.endswith(".weight")}
+    owners &= set(modules)
+    return owners.pop() if len(owners) == 1 else None

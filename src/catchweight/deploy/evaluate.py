@@ -57,20 +57,20 @@ def evaluate_file(
     return evaluate(predict, loader, data.classes, boundary)
 
 
-def score_table(score: SegmentationScore, title: str = "") -> Table:
+def table(score: SegmentationScore, title: str = "") -> Table:
     """Per-class IoU as a table for the terminal, best class first, totals last."""
-    table = Table("class", "IoU", title=title or None, title_justify="left")
-    table.columns[1].justify = "right"
+    rows = Table("class", "IoU", title=_literal(title) if title else None, title_justify="left")
+    rows.columns[1].justify = "right"
     for name, value in sorted(score.per_class.items(), key=lambda item: -item[1]):
-        table.add_row(_literal(name), f"{value:.3f}")
+        rows.add_row(_literal(name), f"{value:.3f}")
     for name in score.absent:
-        table.add_row(_literal(name), "absent", style="dim")
-    table.add_section()
-    table.add_row("mIoU", f"{score.miou:.4f}", style="bold")
-    table.add_row("pixel accuracy", f"{score.pixel_accuracy:.4f}")
+        rows.add_row(_literal(name), "absent", style="dim")
+    rows.add_section()
+    rows.add_row("mIoU", f"{score.miou:.4f}", style="bold")
+    rows.add_row("pixel accuracy", f"{score.pixel_accuracy:.4f}")
     if score.boundary_f is not None:
-        table.add_row("boundary F", f"{score.boundary_f:.4f}")
-    return table
+        rows.add_row("boundary F", f"{score.boundary_f:.4f}")
+    return rows
 
 
 _Loaded = tuple[Predict, tuple[str, ...], tuple[int, int]]

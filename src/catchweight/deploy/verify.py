@@ -163,7 +163,7 @@ class _Tally:
 def _try_odd_sizes(
     tally: _Tally, segmenter: Segmenter, exported: Callable[[Tensor], Tensor], eager: Callable[[Tensor], Tensor]
 ) -> None:
-    if _fixed_size(segmenter) is not None or tally.worst is None:
+    if segmenter.fixed_size is not None or tally.worst is None:
         return
     image = tally.worst
     for down, right in _ODD_STEPS:
@@ -172,13 +172,8 @@ def _try_odd_sizes(
         tally.add(other, exported(other), eager(other).float().cpu())
 
 
-def _fixed_size(segmenter: Segmenter) -> tuple[int, int] | None:
-    height, width = segmenter.session.get_inputs()[0].shape[-2:]
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
 def _check_size(segmenter: Segmenter, images: Tensor) -> None:
-    fixed = _fixed_size(segmenter)
+    fixed = segmenter.fixed_size
     if fixed is not None and fixed != tuple(images.shape[-2:]):
         raise UsageError(
             f"{segmenter.path} is for images of {fixed[0]}x{fixed[1]} (HxW), but got "

@@ -40,10 +40,12 @@ class Decoder:
     resize: str = "nearest"
 
     def __post_init__(self) -> None:
+        if self.neck not in ("fpn", "bifpn"):
+            raise unknown("neck", self.neck, ("fpn", "bifpn"))
+        if self.neck == "fpn" and self.repeats != 1:
+            raise UsageError("an FPN has no repeats; leave the option out, or take +bifpn")
         if not 1 <= self.min_level < self.max_level <= 9:
-            raise UsageError(
-                f"levels must satisfy 1 <= first < last <= 9, but got {self.min_level}-{self.max_level}"
-            )
+            raise UsageError(f"levels must satisfy 1 <= first < last <= 9, but got {self.min_level}-{self.max_level}")
         if self.min_level > COARSEST_BACKBONE_LEVEL:
             raise UsageError(f"the first level must be 5 or less, but got {self.min_level}")
         if self.width < 1 or self.repeats < 1:
@@ -76,9 +78,7 @@ class EncoderDecoder(SegmentationNet):
         self.head = head(width, decoder.levels, spec.classes)
         # The finest map is too shallow to classify; the coarser ones are supervised.
         inner = backbone.info[1:] if spec.aux else []
-        self.aux_heads = nn.ModuleList(
-            AuxiliaryHead(f.channels, width, spec.classes, act=decoder.act) for f in inner
-        )
+        self.aux_heads = nn.ModuleList(AuxiliaryHead(f.channels, width, spec.classes, act=decoder.act) for f in inner)
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -94,12 +94,10 @@ class EncoderDecoder(SegmentationNet):
 
 
 def _neck(decoder: Decoder, features: list[FeatureInfo], width: int) -> nn.Module:
-    common = {"width": width, "levels": decoder.levels, "act": decoder.act, "resize": decoder.resize}
+    levels, act, resize = decoder.levels, decoder.act, decoder.resize
     if decoder.neck == "fpn":
-        return FPN(features, **common)
-    if decoder.neck == "bifpn":
-        return BiFPN(features, repeats=decoder.repeats, **common)
-    raise unknown("neck", decoder.neck, NECKS)
+        return FPN(features, width=width, levels=levels, act=act, resize=resize)
+    return BiFPN(features, width=width, levels=levels, repeats=decoder.repeats, act=act, resize=resize)
 
 
 NECKS: dict[str, Decoder] = {
@@ -130,7 +128,7 @@ def with_options(decoder: Decoder, text: str) -> Decoder:
         if reader is None:
             raise unknown("network option", key, _OPTIONS)
         try:
-            decoder = replace(decoder, **reader(value))
+            decoder = replace(decoder, **reader(value))  # type: ignore[arg-type]
         except ValueError as error:
             raise UsageError(f'network option {key}: cannot read "{value}"') from error
     return decoder

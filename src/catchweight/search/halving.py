@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import optuna
 from optuna.distributions import CategoricalDistribution
@@ -84,7 +85,7 @@ def successive_halving(
         if len(alive) <= 1 and epochs != rungs[0]:
             break
         for index in alive:
-            score = _score_at(study, numbers[index], epochs, lambda i=index, e=epochs: evaluate(candidates[i], e))
+            score = _score_at(study, numbers[index], epochs, partial(evaluate, candidates[index], epochs))
             results[index] = replace(results[index], score=score, epochs=epochs)
         alive = _cut(study, rule, numbers, alive, epochs, last=epochs == rungs[-1])
         for index, result in enumerate(results):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data.loading import EvalLoader
-from ..nets.backbones.files import read_torch
+from ..nets import load_network
 from ..nets.segmentation import SegmentationNet
 from ..targets.graph import to_onnx
 from ..targets.measure import distinguishable, interleaved
@@ -49,11 +49,10 @@ def training_folder(context: CheckContext, arm: str, seed: int) -> Path:
     return context.folder / f"{arm}-seed{seed}"
 
 
-def trained_network(context: CheckContext, arm: str, seed: int, make: Make) -> SegmentationNet:
+def trained_network(context: CheckContext, arm: str, seed: int) -> SegmentationNet:
     """The network that ``trained_score`` scored, in evaluation mode."""
-    net = make()
-    net.load_state_dict(read_torch(training_folder(context, arm, seed) / "best.pt")["weights"])
-    return net.eval()
+    net, _ = load_network(training_folder(context, arm, seed) / "best.pt")
+    return net
 
 
 def score(context: CheckContext, net: SegmentationNet, size: tuple[int, int]) -> float:

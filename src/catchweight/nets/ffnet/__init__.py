@@ -8,6 +8,6 @@ field, and a plain stack of basic blocks has it already.
 from __future__ import annotations
 
 from .network import FAMILY, FFNet
-from .table import FFNETS, FFNetConfig, ffnet_config
+from .table import FFNETS, FFNetConfig, config_name, ffnet_config
 
-__all__ = ["FAMILY", "FFNETS", "FFNet", "FFNetConfig", "ffnet_config"]
+__all__ = ["FAMILY", "FFNETS", "FFNet", "FFNetConfig", "config_name", "ffnet_config"]

@@ -56,7 +56,17 @@ def bottleneck_block(inp: int, channels: int, stride: int = 1, dilation: int = 1
     return Residual(body, inp, 4 * channels, stride)
 
 
-BLOCKS = {"basic": (basic_block, 1), "bottleneck": (bottleneck_block, 4)}
+def mixed_block(inp: int, channels: int, stride: int = 1, dilation: int = 1) -> Residual:
+    """A basic block whose second convolution is 1x1, for telling a block's shape from its receptive field."""
+    body = nn.Sequential(
+        *conv_bn(inp, channels, 3, stride, dilation),
+        nn.ReLU(inplace=True),
+        *conv_bn(channels, channels, 1),
+    )
+    return Residual(body, inp, channels, stride)
+
+
+BLOCKS = {"basic": (basic_block, 1), "bottleneck": (bottleneck_block, 4), "mixed": (mixed_block, 1)}
 """Block by name: how to make it, and how many times its base channels come out."""
 
 

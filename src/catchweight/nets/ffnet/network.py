@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...errors import CatchweightError, UsageError
+from ...errors import CatchweightError
 from ..heads import AuxiliaryHead
 from ..layers import round_channels
 from ..segmentation import Family, FeatureInfo, NetSpec, SegmentationNet, Weights
@@ -140,15 +140,17 @@ class FFNet(SegmentationNet):
     second deepest backbone map (our choice; the paper has none).
 
     Args:
-        spec: name, classes, width, aux; ``width`` multiplies every channel count, rounded to 8.
-        config: the architecture; looked up by ``spec.name`` when not given.
-        divisor: what channel counts are rounded to; 1 where networks are to be brought to equal cost.
+        spec: name (options may follow a colon, see ``table``), classes, width, aux; ``width`` multiplies every
+            channel count, rounded to 8.
+
+    Raises:
+        UsageError: unknown name or option.
     """
 
-    def __init__(self, spec: NetSpec, config: FFNetConfig | None = None, divisor: int = 8) -> None:
+    def __init__(self, spec: NetSpec) -> None:
         super().__init__(spec)
-        config = config or ffnet_config(spec.name)
-        scale = scaled(spec.width, divisor)
+        config = ffnet_config(spec.name)
+        scale = scaled(spec.width, config.divisor)
         self.halve = GaussianHalve() if config.pre_down else nn.Identity()
         self.backbone = Backbone(config, scale)
         self.up = UpHead(self.backbone.channels, config.up, config.smooth, scale)
@@ -189,8 +191,6 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _build(spec: NetSpec, weights: Weights) -> FFNet:
-    if ":" in spec.name:
-        raise UsageError(f'network "{spec.name}": FFNets take no options; remove everything from the colon on')
     if weights not in ("none", "auto"):
         raise CatchweightError(
             f"network {spec.name}: there are no FFNet weights to load from {weights} (the authors' licence forbids "

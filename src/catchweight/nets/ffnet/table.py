@@ -13,17 +13,21 @@ By parameters ``ffnet_46ns_ccc_mobile`` is the smallest published network (12.53
 input ``ffnet_18_daac``. ``ffnet_22s_*`` and ``ffnet_30s_*`` use backbones of the authors' table for which they
 published no segmentation network. All are large for a small CPU: ``width=0.25`` divides every channel count
 by four (``ffnet_22s_bcc_mobile`` then has 0.44 M parameters).
+
+Options may follow a colon and replace fields of ``FFNetConfig``:
+``ffnet_34_abb:blocks=2-2-2-2,block=bottleneck``.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from ...errors import unknown
+from ...errors import UsageError, unknown
 
-Block = Literal["basic", "bottleneck"]
+Block = Literal["basic", "bottleneck", "mixed"]
 Stem = Literal["classic", "slim", "narrow"]
 Head = Literal["A", "B", "C"]
 
@@ -37,16 +41,17 @@ class FFNetConfig:
         channels: base channels of the four maps handed to the up-head (bottleneck blocks give four times that).
         strides: stride of each stage.
         dilations: dilation of the 3x3 convolutions of each stage; empty means 1 everywhere.
-        block: residual block.
+        block: residual block; "mixed" is ours, a basic block with the receptive field of a bottleneck.
         stem: "classic" = 7x7 stride 2 and 3x3 max-pool; "slim" = two 3x3 stride 2; "narrow" = slim and a third 3x3
             whose output is itself the finest map.
         up, head: type of up-head and of segmentation head.
         smooth: bilinear (align-corners) upsampling in the up-head; else nearest.
         pre_down: halve the image by a fixed Gaussian first.
+        divisor: what channel counts are rounded to after ``width``; 1 brings networks to equal cost.
     """
 
     blocks: tuple[int, ...]
-    channels: tuple[int, int, int, int] = (64, 128, 256, 512)
+    channels: tuple[int, ...] = (64, 128, 256, 512)
     strides: tuple[int, ...] = (1, 2, 2, 2)
     dilations: tuple[int, ...] = ()
     block: Block = "basic"
@@ -55,6 +60,7 @@ class FFNetConfig:
     head: Head = "B"
     smooth: bool = True
     pre_down: bool = False
+    divisor: int = 8
 
 
 SLIM, NARROW, NARROWER = (64, 128, 192, 320), (64, 96, 160, 320), (64, 64, 128, 256)
@@ -124,14 +130,72 @@ FFNETS: dict[str, FFNetConfig] = {name: _read(name) for name in NAMES}
 
 
 def ffnet_config(name: str) -> FFNetConfig:
-    """The architecture a name stands for.
+    """The architecture a name stands for, options included.
 
     Raises:
-        UsageError: unknown name; the nearest known one is named.
+        UsageError: unknown name or option (the nearest known one is named), or a value that makes no network.
     """
-    if name not in FFNETS:
-        raise unknown("FFNet", name, FFNETS)
-    return FFNETS[name]
+    base, _, options = name.partition(":")
+    if base not in FFNETS:
+        raise unknown("FFNet", base, FFNETS)
+    config = FFNETS[base]
+    for item in filter(None, options.split(",")):
+        key, _, value = item.partition("=")
+        if key not in _OPTIONS:
+            raise unknown("FFNet option", key, _OPTIONS)
+        try:
+            config = replace(config, **{key: _OPTIONS[key](value)})
+        except ValueError as error:
+            raise UsageError(f'network "{name}": cannot read {key}={value} ({error})') from None
+    _check(name, config)
+    return config
+
+
+def config_name(base: str, config: FFNetConfig) -> str:
+    """The name that ``ffnet_config`` reads as ``config``, a variation of ``base`` in the fields that have options.
+
+    >>> config_name("ffnet_34_abb", replace(FFNETS["ffnet_34_abb"], block="bottleneck", strides=(1, 2, 1, 1)))
+    'ffnet_34_abb:strides=1-2-1-1,block=bottleneck'
+    """
+    fixed = FFNETS[base]
+    said = []
+    for field in fields(FFNetConfig):
+        value = getattr(config, field.name)
+        if value != getattr(fixed, field.name):
+            assert field.name in _OPTIONS, f"{field.name} is part of the base name"
+            said.append(f"{field.name}={'-'.join(map(str, value)) if isinstance(value, tuple) else value}")
+    return f"{base}:{','.join(said)}" if said else base
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split("-"))
+    if min(numbers) < 1:
+        raise ValueError("every number must be 1 or more")
+    return numbers
+
+
+def _block(text: str) -> str:
+    if text not in get_args(Block):
+        raise ValueError(f"blocks are {', '.join(get_args(Block))}")
+    return text
+
+
+_OPTIONS: dict[str, Callable[[str], Any]] = {
+    "blocks": _numbers,
+    "channels": _numbers,
+    "strides": _numbers,
+    "dilations": _numbers,
+    "block": _block,
+    "divisor": lambda text: _numbers(text)[0],
+}
+
+
+def _check(name: str, config: FFNetConfig) -> None:
+    stages = 3 if config.stem == "narrow" else 4
+    lengths = {"blocks": stages, "channels": 4, "strides": stages, "dilations": stages if config.dilations else 0}
+    for key, length in lengths.items():
+        if len(getattr(config, key)) != length:
+            raise UsageError(f'network "{name}": {key} must be {length} numbers joined by "-"')
 
 
 def describe(name: str) -> str:

@@ -22,9 +22,6 @@ class LinearHead(nn.Module):
         super().__init__()
         self.levels = levels
         self.classifier = nn.Conv2d(width, classes, 1)
-        # A network that has learned nothing should be unsure, not wrong: small logits at the start.
-        nn.init.normal_(self.classifier.weight, std=0.01)
-        nn.init.zeros_(self.classifier.bias)  # type: ignore[arg-type]
 
     def level_weights(self) -> list[Tensor] | None:
         """One factor a level; None for a plain sum."""
@@ -54,11 +51,15 @@ class LinearHead(nn.Module):
 
 
 class WeightedHead(LinearHead):
-    """ESeg's head (Meng et al., 2022): a learned normalised weighted sum of all levels, then a 1x1 classifier."""
+    """ESeg's head (Meng et al., 2022): a learned normalised weighted sum of all levels, then a 1x1 classifier.
+
+    The sum is scaled by the number of levels, a constant that the classifier could learn as well: without it a level
+    starts with an eighth of the step that the same level takes under a plain sum, and training is as much slower.
+    """
 
     def __init__(self, width: int, levels: int, classes: int) -> None:
         super().__init__(width, levels, classes)
         self.v = nn.Parameter(torch.ones(levels))
 
     def level_weights(self) -> list[Tensor] | None:
-        return list(fusion_weights(self.v).unbind())
+        return list((self.levels * fusion_weights(self.v)).unbind())

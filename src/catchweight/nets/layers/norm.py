@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEWEST_VALUES = 16
+FEWEST_VALUES = 4
 """Below this many values a channel, batch statistics are noise: with one value the variance does not
 exist, with two every activation becomes +-1 and no gradient passes."""
 
@@ -23,14 +23,16 @@ class SmallMapBatchNorm(nn.BatchNorm2d):
         if not self.training or input.numel() // input.shape[1] >= FEWEST_VALUES:
             return super().forward(input)
         self._follow(input.detach().float())
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         # Clones: another forward before this one's backward moves the buffers in place.
         mean, var = self.running_mean.clone(), self.running_var.clone()
         return F.batch_norm(input, mean, var, self.weight, self.bias, False, 0.0, self.eps)
 
     @torch.no_grad()
     def _follow(self, x: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         momentum = 0.1 if self.momentum is None else self.momentum
         self.running_mean.lerp_(x.mean((0, 2, 3)).to(self.running_mean.dtype), momentum)
         spread = (x - self.running_mean.float().view(1, -1, 1, 1)).square().mean((0, 2, 3))

@@ -23,13 +23,13 @@ class PyramidInputs(nn.Module):
         used = features[:levels]
         self.laterals = nn.ModuleList(ConvNormAct(f.channels, width, act="none") for f in used)
         self.added = levels - len(used)
-        self.extra = ConvNormAct(used[-1].channels, width, act="none") if self.added else None
+        self.beyond = ConvNormAct(used[-1].channels, width, act="none") if self.added else None
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         # One lateral per map; the backbone hands out exactly the maps that are used.
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
-        if self.extra is not None:
-            levels.append(halve(self.extra(maps[-1])))
+        if self.beyond is not None:
+            levels.append(halve(self.beyond(maps[-1])))
             for _ in range(self.added - 1):
                 levels.append(halve(levels[-1]))
         return levels
