@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .deploy.segmenter import Segmenter as Segmenter
     from .errors import CatchweightError as CatchweightError
     from .errors import UsageError as UsageError
-    from .fit import FitResult as FitResult
-    from .fit import fit as fit
+    from .fitting import FitResult as FitResult
+    from .fitting import fit as fit
     from .front import Arch as Arch
     from .front import Candidate as Candidate
     from .front import Front as Front
@@ -31,13 +31,13 @@ _HOME = {
     "Candidate": "front",
     "CatchweightError": "errors",
     "Cost": "budget",
-    "FitResult": "fit",
+    "FitResult": "fitting",
     "Front": "front",
     "Run": "run",
     "Segmenter": "deploy.segmenter",
     "UsageError": "errors",
     "build_network": "nets",
-    "fit": "fit",
+    "fit": "fitting",
     "open_data": "data",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605 - derived, so that the list exists once

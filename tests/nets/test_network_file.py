@@ -43,7 +43,7 @@ class Hostile:
 def test_hostile_file_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATCHWEIGHT_HOSTILE", str(tmp_path / "pwned"))
     torch.save({"format": 1, "spec": Hostile()}, tmp_path / "evil.pt")
-    (tmp_path / "evil.pickle").write_bytes(pickle.dumps(Hostile()))
+    (tmp_path / "evil.pickle").write_bytes(pickle.dumps(Hostile(), protocol=2))
     for name in ("evil.pt", "evil.pickle"):
         with pytest.raises(CatchweightError, match=name):
             load_network(tmp_path / name)

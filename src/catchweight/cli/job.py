@@ -67,8 +67,8 @@ def fit(
     --set train.epochs=60 --set search.networks="[eseg_lite_s, timm/resnet18+fpn]".
     """
     from ..data import open_data
-    from ..fit import FitSettings, describe_plan, prepare
-    from ..fit import fit as fit_
+    from ..fitting import FitSettings, describe_plan, prepare
+    from ..fitting import fit as fit_
 
     wanted: dict[str, Any] = {
         "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(), "set_": settings or (),
@@ -100,7 +100,7 @@ def demo(
     """Run the main job on built-in street scenes: a few minutes from nothing to a measured network and a report."""
     from ..data import open_data
     from ..data.scenes import make_scenes
-    from ..fit import fit as fit_
+    from ..fitting import fit as fit_
 
     clock = Clock()
     scenes = out / "scenes"
@@ -133,7 +133,7 @@ def train(
     from ..data import open_data
     from ..data.cache import PixelCache
     from ..errors import unknown
-    from ..fit import native_size
+    from ..fitting import native_size
     from ..nets import build_network
     from ..train import RECIPES
     from ..train import train as train_

@@ -24,7 +24,7 @@ class Departure:
         module: dotted path, as in ``net.get_submodule``; empty for what the network's own ``forward`` does last.
         kind: the module's class.
         seen: the module at whose output it shows. Another one than ``module`` when the file has a norm or an
-            activation merged with it and gives out only the sum of them.
+            activation merged with it and holds no value in between.
         difference: largest |difference| over the largest |value| of the eager output.
         after: the last module before it that still agrees, or None.
     """

@@ -94,9 +94,7 @@ def read_meta(path: Path) -> dict[str, Any]:
     model = onnx.load(str(path), load_external_data=False)
     text = next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
     if text is None:
-        raise CatchweightError(
-            f"{path}: an ONNX file without Catchweight metadata; write it with `catchweight export`"
-        )
+        raise CatchweightError(f"{path}: an ONNX file without Catchweight metadata; write it with `catchweight export`")
     try:
         return dict(json.loads(text))
     except ValueError as error:

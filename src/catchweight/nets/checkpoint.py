@@ -52,6 +52,8 @@ def load_network(path: Path | str) -> tuple[SegmentationNet, dict[str, Any]]:
     path = Path(path)
     content = read_torch(path)
     try:
+        if not isinstance(content, Mapping):
+            raise TypeError(f"a {type(content).__name__} instead of a table")
         if content["format"] != FORMAT:
             raise CatchweightError(
                 f"{path} is a network file of format {content['format']}; this version reads {FORMAT}"

@@ -91,7 +91,8 @@ def successive_halving(
         for index, result in enumerate(results):
             if index not in alive and not result.note:
                 results[index] = replace(result, note=f"stopped after {epochs} epochs")
-        say(f"after {epochs} epochs {len(alive)} of {len(candidates)} go on")
+        if epochs != rungs[-1]:
+            say(f"after {epochs} epochs {len(alive)} of {len(candidates)} go on")
     return Front(tuple(results))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import CatchweightError
 from ..nets.eseg import EsegConfig, eseg
 from ..nets.segmentation import SegmentationNet
+from ..targets.graph import to_onnx
 from ..train import Recipe, finetune
 from .receptive import gradient_mass, mass_beyond
 from .result import Condition, Verdict
@@ -43,6 +44,10 @@ class Protocol:
     recipe: Recipe = finetune().model_copy(update={"epochs": 7, "eval_every": 7, "tensorboard": False})
     widths: tuple[int, ...] = (48, 64, 56, 40)
     """Widths of the P9 arm, in order of preference: the first for which an equally slow P5 arm exists is taken."""
+    widest: int = 3
+    """How many times as wide the P5 arm may become."""
+    close_enough: float = LATENCY_TOLERANCE / 2
+    """The search ends at a width whose latency is off by this share or less."""
     step: int = 8
     """Widths are multiples of 8: both networks and the runtime's vector kernels come in such steps."""
     images: int = 8
@@ -58,6 +63,8 @@ QUICK = Protocol(
     seeds=(0,),
     recipe=FULL.recipe.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
     widths=(8,),
+    widest=12,
+    close_enough=0.5,
     images=2,
     seconds=0.2,
     far=40,
@@ -126,13 +133,14 @@ def _weights(context: CheckContext) -> str:
 
 def _match(context: CheckContext, protocol: Protocol, width: int) -> Match:
     """The P5 width, above the P9 arm's, whose latency is nearest to that of the P9 arm."""
-    reference = _network(context, "none", width, 9)
+    reference = to_onnx(_network(context, "none", width, 9), context.folder / "p9.onnx", protocol.size)
 
     def ratio(candidate: int) -> float:
         net = _network(context, "none", candidate, 5)
-        return latency_ratio(net, reference, protocol.size, context.folder, protocol.seconds)
+        file = to_onnx(net, context.folder / "p5.onnx", protocol.size)
+        return latency_ratio(file, reference, protocol.seconds)
 
-    return match_cost(ratio, width, 3 * width, protocol.step)
+    return match_cost(ratio, width, protocol.widest * width, protocol.step, protocol.close_enough)
 
 
 def _far_share(context: CheckContext, protocol: Protocol, arm: str, seed: int) -> float:

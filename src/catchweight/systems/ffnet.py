@@ -17,6 +17,7 @@ import torch
 from ..nets.ffnet import FFNETS, FFNet, FFNetConfig, config_name
 from ..nets.segmentation import NetSpec
 from ..targets.counts import count_macs
+from ..targets.graph import to_onnx
 from ..train import Recipe, scratch
 from .receptive import centre, gradient_mass, mass_radius, settle_norms
 from .result import Condition, Verdict
@@ -182,8 +183,10 @@ def field_radius(make: Callable[[], FFNet], seed: int, size: int) -> float:
 
 
 def _latency(context: CheckContext, protocol: Protocol, arms: dict[str, Arm]) -> float:
-    basic, dilated = arms["basic"].build(), arms["dilated"].build()
-    return latency_ratio(basic, dilated, protocol.size, context.folder, protocol.seconds)
+    basic, dilated = (
+        to_onnx(arms[name].build(), context.folder / f"{name}.onnx", protocol.size) for name in ("basic", "dilated")
+    )
+    return latency_ratio(basic, dilated, protocol.seconds)
 
 
 SYSTEM = System(

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data.loading import EvalLoader
 from ..nets import load_network
 from ..nets.segmentation import SegmentationNet
-from ..targets.graph import to_onnx
 from ..targets.measure import distinguishable, interleaved
 from ..targets.target import Target
 from ..train import Recipe, eager_predict, evaluate, train
@@ -68,9 +67,8 @@ def validation_images(context: CheckContext, count: int, size: tuple[int, int]) 
     return next(iter(loader)).images
 
 
-def latency_ratio(first: nn.Module, second: nn.Module, size: tuple[int, int], folder: Path, seconds: float) -> float:
-    """Latency of ``first`` over that of ``second``: ONNX Runtime, two threads, batch 1, interleaved turns."""
+def latency_ratio(first: Path, second: Path, seconds: float) -> float:
+    """Latency of the first exported file over that of the second: ONNX Runtime, two threads, interleaved turns."""
     target = Target.parse("onnxruntime:cpu", threads=THREADS)
-    files = [to_onnx(net, folder / f"timed-{i}.onnx", size) for i, net in enumerate((first, second))]
-    one, two = interleaved([target.prepare(file, size) for file in files], seconds)
+    one, two = interleaved([target.prepare(file) for file in (first, second)], seconds)
     return distinguishable(two, one).ratio

@@ -1,0 +1,140 @@
+"""The command line: what it offers, how it says no, and the way from data to prediction by commands alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from catchweight.cli import main
+from catchweight.cli.options import parse_minutes, parse_size
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run a command; returns (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return make_scenes(tmp_path_factory.mktemp("cli") / "scenes", {"train": 8, "val": 4}, size=(64, 96))
+
+
+def test_help_lists_every_command(cli):
+    code, out, _ = cli("--help")
+    assert code == 0
+    commands = ["fit", "demo", "report", "predict", "bench", "eval", "export", "verify", "train", "networks"]
+    for command in [*commands, "systems", "check", "data"]:
+        assert f" {command} " in out, command
+
+
+def test_the_options_of_fit_are_a_decision(cli):
+    _, out, _ = cli("fit", "--help")
+    words = {word for word in out.replace(",", " ").split() if word.startswith("--")}
+    assert words == {
+        "--budget", "--target", "--run", "--size", "--time", "--threads", "--weights", "--seed", "--format", "--set",
+        "--dry-run", "--help",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("fit", "nowhere", "--budget", "latency<=5ms"), 2, "nowhere"),
+        (("fit", "SCENES", "--budget", "latency<5ms"), 2, "upper limit"),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--size", "big"), 2, "is not a size"),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--time", "soon"), 2, "is not a time"),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--set", "train.epoch=1"), 2, 'did you mean "train.epochs"'),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--target", "abacus"), 2, "abacus"),
+        (("train", "SCENES", "--network", "eseg_lite_z", "--out", "out"), 2, 'did you mean "eseg_lite'),
+        (("train", "SCENES", "--network", "eseg_lite_s", "--out", "out", "--recipe", "finetun"), 2, "finetune"),
+        (("check", "esag"), 2, 'did you mean "eseg"'),
+        (("report", "nowhere"), 1, "not a run folder"),
+        (("bench", "nothing.onnx"), 1, "nothing.onnx"),
+        (("eval", "model.txt", "SCENES"), 2, "model.txt"),
+        (("fit",), 2, "Missing"),
+    ],
+)
+def test_bad_input_gets_one_message_and_no_traceback(cli, scenes, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    given = [scenes if word == "SCENES" else word for word in arguments]
+    found, out, err = cli(*given)
+    assert (found, "Traceback" in out + err) == (code, False)
+    assert message in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_debug_shows_where(cli):
+    with pytest.raises(UsageError):
+        cli("check", "esag", "--debug")
+
+
+def test_from_data_to_prediction_by_commands_alone(cli, scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = cli("data", "check", scenes)
+    assert (code, "training can run" in out) == (0, True)
+    assert (tmp_path / "runs" / "data-scenes" / "data.png").exists()
+
+    code, out, _ = cli(
+        "train", scenes, "--network", "timm/test_efficientnet+fpn", "--out", "net", "--weights", "none",
+        "--width", "0.25", "--set", "epochs=1", "--set", "batch=4", "--set", "train.tensorboard=false",
+    )  # fmt: skip
+    assert (code, "best val mIoU" in out) == (0, True)
+
+    code, out, _ = cli("export", "net/best.pt", "--data", scenes, "--out", "net.onnx")
+    assert (code, "computes what was trained" in out) == (0, True)
+    assert cli("verify", "net.onnx", "net/best.pt", scenes)[0] == 0
+
+    code, out, _ = cli("bench", "net.onnx", "--seconds", "0.2", "--threads", "1", "--json", "bench.json")
+    assert (code, "median ms" in out) == (0, True)
+    assert len(json.loads((tmp_path / "bench.json").read_text())) == 2
+
+    scores = []
+    for model in ("net.onnx", "net/best.pt"):
+        assert cli("eval", model, scenes, "--json", "score.json")[0] == 0
+        scores.append(json.loads((tmp_path / "score.json").read_text())["miou"])
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+    broken = tmp_path / "pictures"
+    broken.mkdir()
+    (broken / "bad.png").write_bytes(b"no picture")
+    good = next((scenes / "images" / "val").iterdir())
+    (broken / "good.png").write_bytes(good.read_bytes())
+    code, out, err = cli("predict", broken, "--model", "net.onnx", "--out", "predicted")
+    assert (code, "1 done" in out, "bad.png" in err) == (1, True, True)
+
+
+@pytest.mark.parametrize("text", ["180", "180x", "x240", "63x64", "9000x64", "-1x64", "1e3x64"])
+def test_sizes_are_read_strictly(text):
+    assert parse_size("180x240") == (180, 240)
+    with pytest.raises(UsageError):
+        parse_size(text)
+
+
+def test_times_are_read_with_their_unit():
+    assert parse_minutes("20m") == parse_minutes("20") == 20
+    assert parse_minutes("1.5h") == 90
+    assert parse_minutes("90s") == pytest.approx(1.5)
+    for text in ("", "0m", "-5m", "1 day"):
+        with pytest.raises(UsageError):
+            parse_minutes(text)

@@ -1,0 +1,157 @@
+"""The main job, end to end at toy size: from drawn scenes to a measured file, killed and resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import catchweight as cw
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError, UsageError
+from catchweight.fitting import FitSettings, describe_plan, fitting_plan, prepare
+from catchweight.front import Front
+from catchweight.nets import load_network
+
+TINY = (
+    "search.networks=[timm/test_efficientnet+fpn]",
+    "search.widths=[0.25, 0.125]",
+    "search.scales=[1.0]",
+    "train.epochs=3",
+    "train.batch=4",
+    "train.tensorboard=false",
+    "train.accelerator=cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("fit") / "scenes", {"train": 8, "val": 3}, size=(64, 96))
+
+
+def tiny_fit(scenes: Path, run: Path, budget: str = "latency<=10s", **wanted):
+    settings = (*TINY, *wanted.pop("extra", ()))
+    return cw.fit(scenes, budget, run=run, set_=settings, threads=1, weights="none", say=lambda _: None, **wanted)
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    return tiny_fit(scenes, tmp_path_factory.mktemp("runs") / "run with space")
+
+
+def test_fit_ends_with_a_measured_file_that_segments(finished, scenes):
+    folder = finished.folder
+    assert finished.best.cost.latency_ms > 0
+    assert 0 <= finished.best.score <= 1
+    mask = cw.Segmenter(finished.file)(next((scenes / "images" / "val").iterdir()))
+    assert mask.shape == (64, 96)
+    assert mask.dtype == np.uint8
+    assert json.loads((folder / "verification.json").read_text())["passed"] is True
+    front = Front.from_json(json.loads((folder / "front.json").read_text()))
+    assert finished.best in front.candidates
+    assert {c.epochs for c in front.candidates} == {1, 3}
+    page = (folder / "report.html").read_text()
+    assert "latency&lt;=1e+04ms" in page
+    assert "http://" not in page.split("</style>")[-1]
+
+
+def test_running_again_repeats_nothing(finished, scenes):
+    stages = {p: p.stat().st_mtime_ns for p in (finished.folder / "stages").iterdir()}
+    again = tiny_fit(scenes, finished.folder)
+    assert again.best == finished.best
+    assert {p: p.stat().st_mtime_ns for p in (finished.folder / "stages").iterdir()} == stages
+
+
+def test_another_request_in_the_same_folder_is_refused(finished, scenes):
+    with pytest.raises(CatchweightError, match="differs in: budget"):
+        tiny_fit(scenes, finished.folder, budget="latency<=9s")
+
+
+def test_fit_killed_at_any_moment_ends_with_the_same_weights(finished, scenes, tmp_path):
+    run = tmp_path / "killed"
+    code = (
+        "import catchweight as cw, sys;"
+        f"cw.fit({str(scenes)!r}, 'latency<=10s', run={str(run)!r}, set_={TINY!r}, threads=1, weights='none')"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL) as process:
+            time.sleep(float(rng.uniform(4, 14)))
+            process.send_signal(signal.SIGKILL)
+    result = tiny_fit(scenes, run)
+    assert result.best.arch == finished.best.arch
+    mine, theirs = load_network(run / "model.pt")[0], load_network(finished.folder / "model.pt")[0]
+    for name, value in theirs.state_dict().items():
+        assert torch.equal(mine.state_dict()[name], value), name
+    assert not list(run.rglob("*.part"))
+    assert not (run / "run.lock").exists()
+
+
+def test_an_unreachable_budget_is_told_before_training_with_the_fastest_figure(scenes, tmp_path):
+    with pytest.raises(CatchweightError, match=r"no network of the space makes the budget .* fastest, .* over 1e-06ms"):
+        tiny_fit(scenes, tmp_path / "r", budget="latency<=0.000001ms")
+    assert not (tmp_path / "r" / "search").exists()
+    assert "makes the budget" in (tmp_path / "r" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budget": "speed<=1"}, "unknown budget quantity"),
+        ({"target": "tpu"}, "Available here"),
+        ({"extra": ("train.lrr=1",)}, 'did you mean "train.lr"'),
+        ({"extra": ("search.networks=[eseg_lite_x]",)}, 'did you mean "eseg_lite'),
+        ({"minutes": -1}, "positive"),
+    ],
+)
+def test_bad_requests_write_nothing(scenes, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message):
+        tiny_fit(scenes, tmp_path / "r", **changes)
+    assert not (tmp_path / "r").exists()
+
+
+def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):
+    folder = make_scenes(tmp_path / "s", {"train": 4, "val": 2}, size=(64, 96))
+    broken = sorted((folder / "images" / "train").iterdir())[1]
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(CatchweightError, match=broken.name):
+        tiny_fit(folder, tmp_path / "r")
+    assert not (tmp_path / "r" / "screen").exists()
+
+
+@given(
+    st.lists(st.floats(0.1, 100), min_size=1, max_size=9),
+    st.integers(1, 60),
+    st.none() | st.floats(1, 1e5),
+)
+def test_a_plan_never_takes_longer_than_the_time_there_is(seconds, epochs, available):
+    plan = fitting_plan(seconds, epochs, 3, available)
+    assert 1 <= plan["epochs"] <= epochs
+    assert 1 <= plan["candidates"] <= len(seconds)
+    assert plan["rungs"][-1] == plan["epochs"]
+    if available is None:
+        assert (plan["candidates"], plan["epochs"]) == (len(seconds), epochs)
+    elif (plan["candidates"], plan["epochs"]) != (1, 1):
+        assert plan["minutes"] <= available / 60 + 0.01
+
+
+def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes):
+    job = prepare(
+        scenes, "latency<=10s", target="onnxruntime:cpu", run="unused", size=None, settings=FitSettings(),
+        set_=TINY, minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
+    )  # fmt: skip
+    plan = describe_plan(job)
+    assert plan["candidates"] == 2
+    assert plan["rungs"] == [1, 3]
+    assert not Path("unused").exists()
