@@ -42,8 +42,12 @@ ROWS = {
     "flip_only": Row(
         "augmentation: flip alone",
         changes=(
-            "augment.scale=[1.0, 1.0]", "augment.brightness=0", "augment.contrast=0", "augment.saturation=0",
-            "augment.hue=0", "augment.rare_crops=0",
+            "augment.scale=[1.0, 1.0]",
+            "augment.brightness=0",
+            "augment.contrast=0",
+            "augment.saturation=0",
+            "augment.hue=0",
+            "augment.rare_crops=0",
         ),
     ),  # fmt: skip
     "no_colour": Row(
@@ -69,9 +73,7 @@ def train_row(name: str, data_path: Path, out: Path, epochs: int, seed: int, ext
     recipe = override(recipe, [f"epochs={epochs}", f"seed={seed}", *extra, *row.changes])
     data = open_data(data_path)
     torch.manual_seed(seed)
-    net = build_network(
-        row.network, len(data.classes), width=row.width, weights=row.weights, aux=recipe.loss.aux > 0
-    )
+    net = build_network(row.network, len(data.classes), width=row.width, weights=row.weights, aux=recipe.loss.aux > 0)
     result = train(net, data, recipe, out / f"{name}-{seed}", cache=PixelCache())
     cost = Target.parse("onnxruntime:cpu", threads=2).cost(net, recipe.size)
     last = result.history[-1]

@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import catchweight as cw
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.fitting import FitSettings, describe_plan, fitting_plan, prepare
+from catchweight.fitting import FitSettings, describe_plan, prepare
 from catchweight.front import Front
 from catchweight.nets import load_network
 
@@ -128,22 +126,6 @@ def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):
     with pytest.raises(CatchweightError, match=broken.name):
         tiny_fit(folder, tmp_path / "r")
     assert not (tmp_path / "r" / "screen").exists()
-
-
-@given(
-    st.lists(st.floats(0.1, 100), min_size=1, max_size=9),
-    st.integers(1, 60),
-    st.none() | st.floats(1, 1e5),
-)
-def test_a_plan_never_takes_longer_than_the_time_there_is(seconds, epochs, available):
-    plan = fitting_plan(seconds, epochs, 3, available)
-    assert 1 <= plan["epochs"] <= epochs
-    assert 1 <= plan["candidates"] <= len(seconds)
-    assert plan["rungs"][-1] == plan["epochs"]
-    if available is None:
-        assert (plan["candidates"], plan["epochs"]) == (len(seconds), epochs)
-    elif (plan["candidates"], plan["epochs"]) != (1, 1):
-        assert plan["minutes"] <= available / 60 + 0.01
 
 
 def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes):

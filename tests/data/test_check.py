@@ -59,9 +59,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 def messages(root: Path) -> dict[str, str]:
     """What a check says, by the file's path below the root."""
     report = check_data(open_data(root))
-    return {
-        problem.file.removeprefix(f"{root}/"): f"{problem.level}: {problem.message}" for problem in report.problems
-    }
+    return {problem.file.removeprefix(f"{root}/"): f"{problem.level}: {problem.message}" for problem in report.problems}
 
 
 def test_a_sound_data_set(root):

@@ -494,9 +494,7 @@ def test_coco_panoptic(tmp_path):
         only(data)
 
 
-def yolo(
-    root: Path, label: str, yaml: str = "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n"
-) -> Path:
+def yolo(root: Path, label: str, yaml: str = "train: images/train\nval: images/val\nnames: {0: cat, 1: dog}\n") -> Path:
     for split in ("train", "val"):
         picture(root / f"images/{split}/a.png")
         (root / f"labels/{split}").mkdir(parents=True)

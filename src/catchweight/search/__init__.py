@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .halving import rungs_for, successive_halving
+from .plan import fitting_plan
 
-__all__ = ["rungs_for", "successive_halving"]
+__all__ = ["fitting_plan", "rungs_for", "successive_halving"]

@@ -110,9 +110,7 @@ def _open_study(storage: str | None, rule: SynchronousHalving) -> optuna.Study:
 def _enrol(study: optuna.Study, count: int) -> list[int]:
     """One trial a candidate, in order; trials of an interrupted search are taken up again."""
     options = CategoricalDistribution(tuple(range(count)))
-    known = {
-        int(t.params["candidate"]): t.number for t in study.get_trials(deepcopy=False) if "candidate" in t.params
-    }
+    known = {int(t.params["candidate"]): t.number for t in study.get_trials(deepcopy=False) if "candidate" in t.params}
     for index in range(count):
         if index not in known:
             study.enqueue_trial({"candidate": index}, skip_if_exists=True)

@@ -40,9 +40,7 @@ class WholeNetworks:
             if not values:
                 raise UsageError(f"search.{name} is empty: name at least one")
         if min(self.base) < 64:
-            raise UsageError(
-                f"input size {self.base[0]}x{self.base[1]} is below 64 pixels, the least a network takes"
-            )
+            raise UsageError(f"input size {self.base[0]}x{self.base[1]} is below 64 pixels, the least a network takes")
 
     def ladders(self) -> Iterator[list[Arch]]:
         """For each network and width, its architectures from the largest input to the smallest.

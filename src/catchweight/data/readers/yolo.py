@@ -84,9 +84,7 @@ def _recognises(root: Path) -> bool:
 def _read(root: Path, options: Options) -> Layout:
     file = _yaml_file(root)
     if file is None:
-        raise UsageError(
-            f"{root} has labels/ but no data.yaml: write the class names there, e.g. names: [car, person]"
-        )
+        raise UsageError(f"{root} has labels/ but no data.yaml: write the class names there, e.g. names: [car, person]")
     content = read_yaml(file)
     if not isinstance(content, dict) or "names" not in content:
         raise UsageError(f'{file}: needs the key "names" with the class names')
