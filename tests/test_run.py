@@ -53,7 +53,10 @@ def test_a_second_process_is_refused_while_the_first_lives_and_a_dead_lock_is_ta
         with pytest.raises(CatchweightError, match=f"process {holder.pid}"), run.locked():
             pass
         holder.kill()
+    leftover = tmp_path / "r" / ".front.json.x.part"
+    leftover.write_text("half")
     with run.locked():
+        assert not leftover.exists()
         assert (tmp_path / "r" / "run.lock").exists()
     assert not (tmp_path / "r" / "run.lock").exists()
 

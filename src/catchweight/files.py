@@ -43,6 +43,13 @@ def written_aside(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left aside below ``folder``; call it only while nobody else writes there."""
+    for leftover in Path(folder).rglob(".*.part"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file's text in one step."""
     with written_aside(path) as temporary:

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from .errors import CatchweightError
-from .files import read_json, write_json
+from .files import read_json, remove_leftovers, write_json
 
 FORMAT = 1
 """Version of the folder's layout; a folder of another version is refused by name."""
@@ -103,6 +103,7 @@ class Run:
                 "or choose another --run folder"
             )
         write_json(path, {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()})
+        remove_leftovers(self.folder)
         try:
             yield
         finally:

@@ -118,7 +118,8 @@ def prove(network: str, size: tuple[int, int], path: Path) -> dict[str, Any]:
 
 def _two_steps(net: SegmentationNet, images: Tensor, masks: Tensor) -> tuple[list[float], list[str]]:
     """Losses, and the parameters that had no gradient (or one that is not finite) in the second step."""
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    # Small enough that going down the gradient must lower the loss of the same batch.
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
     loss_of = SegmentationLoss(finetune().loss)
     losses = []
     net.train()
