@@ -92,15 +92,15 @@ def _size_conditions(reference: Reference, found: dict[str, float]) -> list[Cond
 
 
 def prove(network: str, size: tuple[int, int], path: Path) -> dict[str, Any]:
-    """Two training steps, export, and parity; then parity against a network that was changed after export.
+    """A few training steps, export, and parity; then parity against a network that was changed after export.
 
-    Two steps, because blocks whose last gain starts at zero pass no gradient in the first.
+    Several steps, because blocks whose last gain starts at zero pass no gradient in the first.
     """
     torch.manual_seed(0)
     net = build_network(network, CLASSES)
     images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8)
     masks = torch.randint(0, CLASSES, (2, *size), dtype=torch.uint8)
-    losses, silent = _two_steps(net, images, masks)
+    losses, silent = _few_steps(net, images, masks)
     settle_norms(net, net.normalise(images))
     to_onnx(net, path, size, batch=2)
     inputs = net.normalise(images)
@@ -116,14 +116,17 @@ def prove(network: str, size: tuple[int, int], path: Path) -> dict[str, Any]:
     }
 
 
-def _two_steps(net: SegmentationNet, images: Tensor, masks: Tensor) -> tuple[list[float], list[str]]:
-    """Losses, and the parameters that had no gradient (or one that is not finite) in the second step."""
-    # Small enough that going down the gradient must lower the loss of the same batch.
-    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+STEPS = 6
+"""On one batch of random labels: a single step may go up, through batch norms over a handful of values."""
+
+
+def _few_steps(net: SegmentationNet, images: Tensor, masks: Tensor) -> tuple[list[float], list[str]]:
+    """Losses, and the parameters that had no gradient (or one that is not finite) in the last step."""
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     loss_of = SegmentationLoss(finetune().loss)
     losses = []
     net.train()
-    for _ in range(2):
+    for _ in range(STEPS):
         optimizer.zero_grad()
         loss = loss_of(net.train_logits(net.normalise(images)), masks)
         loss.backward()
@@ -164,7 +167,7 @@ def proof_conditions(proof: dict[str, Any]) -> tuple[tuple[Condition, ...], tupl
     """Claim and control of ``prove``."""
     parity, disturbed = proof["parity"], proof["disturbed"]
     claim = (
-        Condition("second loss over first", proof["losses"][1] / proof["losses"][0], 1.0, "<="),
+        Condition("last loss over first", proof["losses"][-1] / proof["losses"][0], 1.0, "<="),
         Condition("parameters without a gradient", len(proof["silent"]), 0, "<="),
         Condition("export: largest relative logit difference", parity["relative"], RELATIVE, "<="),
         Condition("export: share of pixels changed", parity["changed"], CHANGED, "<="),
