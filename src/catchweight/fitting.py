@@ -372,7 +372,11 @@ def _measure(job: Job, winner: Candidate, score: float) -> dict[str, Any]:
 
 
 def _write_front(job: Job, front: Front, final: Candidate) -> None:
-    rest = tuple(c for c in front.candidates if c.arch != final.arch)
+    def told(candidate: Candidate) -> Candidate:
+        beaten = candidate.score is not None and not candidate.note
+        return replace(candidate, note=f"behind the chosen one at epoch {candidate.epochs}") if beaten else candidate
+
+    rest = (told(c) for c in front.candidates if c.arch != final.arch)
     write_json(job.run.path("front.json"), Front((final, *rest)).to_json())
 
 
