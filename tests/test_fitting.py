@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import torch
 import catchweight as cw
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.fitting import FitSettings, describe_plan, prepare
+from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare
 from catchweight.front import Front
 from catchweight.nets import load_network
 
@@ -94,6 +95,18 @@ def test_fit_killed_at_any_moment_ends_with_the_same_weights(finished, scenes, t
         assert torch.equal(mine.state_dict()[name], value), name
     assert not list(run.rglob("*.part"))
     assert not (run / "run.lock").exists()
+
+
+def test_a_missed_budget_fails_says_by_how_much_and_is_measured_again(finished, scenes, tmp_path):
+    run = tmp_path / "missed"
+    shutil.copytree(finished.folder, run)
+    measured = json.loads((run / "stages" / "measure.json").read_text())
+    measured["result"]["cost"]["latency_ms"] = 20_000.0  # as if the machine had been busy
+    (run / "stages" / "measure.json").write_text(json.dumps(measured))
+    with pytest.raises(BudgetMissedError, match=r"latency 2e\+04ms is 100% over 1e\+04ms"):
+        tiny_fit(scenes, run)
+    assert "100%" in (run / "report.html").read_text()
+    assert tiny_fit(scenes, run).best.cost.latency_ms < 10_000
 
 
 def test_an_unreachable_budget_is_told_before_training_with_the_fastest_figure(scenes, tmp_path):

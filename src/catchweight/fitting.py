@@ -46,6 +46,10 @@ AFTERWARDS_S = 60.0
 """Seconds set aside under ``--time`` for export, verification, measuring and the report."""
 
 
+class BudgetMissedError(CatchweightError):
+    """The exported file, measured on the target, is over the budget. Running again measures again."""
+
+
 class SearchSettings(Config):
     """Which candidates are tried, and how the field is cut."""
 
@@ -155,6 +159,8 @@ def fit(
             result = _stages(job, begun, minutes)
         except (CatchweightError, KeyboardInterrupt) as error:
             say(f"report: {write_run_report(job.run, stopped=str(error) or 'interrupted')}")
+            if isinstance(error, BudgetMissedError):
+                job.run.forget("measure")
             raise
         say(f"report: {write_run_report(job.run)}")
         return result
@@ -228,9 +234,9 @@ def _stages(job: Job, begun: float, minutes: float | None) -> FitResult:
     _write_front(job, front, final)
     missed = job.budget.violations(final.cost)
     if missed:
-        raise CatchweightError(
-            f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). "
-            "Raise search.headroom or the budget, and use a new --run folder"
+        raise BudgetMissedError(
+            f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). The same "
+            "command measures again, should the machine have been busy; else raise search.headroom and use a new --run folder"
         )
     say(
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "
@@ -391,4 +397,4 @@ def describe_plan(job: Job) -> dict[str, Any]:
     return plan | {"candidates_listed": [label(arch) for arch in archs]}
 
 
-__all__ = ["FitResult", "FitSettings", "SearchSettings", "fit"]
+__all__ = ["BudgetMissedError", "FitResult", "FitSettings", "SearchSettings", "fit"]

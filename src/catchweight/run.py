@@ -88,6 +88,10 @@ class Run:
         )
         return result
 
+    def forget(self, stage: str) -> None:
+        """Let the next call do ``stage`` again."""
+        self.path("stages", f"{stage}.json").unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; a second one is refused by the first one's number.
