@@ -236,7 +236,8 @@ def _stages(job: Job, begun: float, minutes: float | None) -> FitResult:
     if missed:
         raise BudgetMissedError(
             f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). The same "
-            "command measures again, should the machine have been busy; else raise search.headroom and use a new --run folder"
+            "command measures again, should the machine have been busy; else raise search.headroom "
+            "and use a new --run folder"
         )
     say(
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "
