@@ -86,12 +86,14 @@ def table(checks: Path = CHECKS) -> Table:
     from . import SYSTEMS
 
     shown = Table(title="Published systems", show_lines=True)
-    for heading in ("name", "system", "paper", "year", "where", "claim", "last result"):
-        shown.add_column(heading, overflow="fold")
+    shown.add_column("name", no_wrap=True)
+    for heading, ratio in (("system (paper, year)", 3), ("claim", 4), ("where", 3)):
+        shown.add_column(heading, overflow="fold", ratio=ratio)
+    shown.add_column("last result", max_width=11)
     for system in SYSTEMS.values():
         where = "\n".join(place.removeprefix("catchweight.") for place in system.where)
-        last = _last(system, checks)
-        shown.add_row(system.name, system.title, system.paper, str(system.year), where, system.claim, last)
+        title = f"{system.title} ({system.paper}, {system.year})"
+        shown.add_row(system.name, title, system.claim, where, _last(system, checks))
     return shown
 
 
