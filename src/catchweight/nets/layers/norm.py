@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 FEWEST_VALUES = 4
-"""Below this many values a channel, batch statistics are noise: with one value the variance does not
-exist, with two every activation becomes +-1 and no gradient passes."""
+"""Below this many values a channel, batch statistics say nothing: of one value there is no variance, two become +-1.
+
+From here up they are noisy but keep activations bounded; a threshold of 16, which left the 1x1 levels of a batch of 8
+to running statistics, trained visibly worse on CamVid."""
 
 
 class SmallMapBatchNorm(nn.BatchNorm2d):

@@ -70,7 +70,7 @@ class BiFPN(nn.Module):
         width: channels of every level.
         levels: how many levels, 2 or more; 8 on top of strides 4..32 is P2..P9.
         repeats: BiFPN layers in a row.
-        act: activation name, applied after each node's convolution.
+        act: activation name, applied between each node's fusion and its convolution.
         resize: "nearest" or "bilinear" on the way down.
     """
 
