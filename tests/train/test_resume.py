@@ -34,42 +34,29 @@ def weights_of(folder: Path) -> dict:
     return net.state_dict()
 
 
-def start(scenes: Path, folder: Path, changes: dict) -> multiprocessing.process.BaseProcess:
-    process = CONTEXT.Process(target=run, args=(scenes, folder, changes))
+def start(scenes: Path, folder: Path, kill: tuple[int, float] | None = None) -> multiprocessing.process.BaseProcess:
+    changes = {"epochs": 10, "checkpoint_every_s": 1e-3, "accumulate": 2}
+    process = CONTEXT.Process(target=run, args=(scenes, folder, changes), kwargs={"kill": kill})
     process.start()
     return process
 
 
-def kill_after(process: multiprocessing.process.BaseProcess, last: Path, checkpoints: int, delay: float) -> None:
-    """SIGKILL once ``last`` has changed so often and ``delay`` seconds have passed, unless it ends before that."""
-
-    def stamp() -> int:
-        return last.stat().st_mtime_ns if last.exists() else 0
-
-    seen = stamp()
-    while process.is_alive() and checkpoints > 0:
-        time.sleep(0.001)
-        if stamp() != seen:
-            seen, checkpoints = stamp(), checkpoints - 1
-    process.join(delay)
-    process.kill()
-    process.join()
-
-
 def test_killed_again_and_again_it_ends_with_the_same_bits(scenes: Path, tmp_path: Path) -> None:
-    changes = {"epochs": 8, "checkpoint_every_s": 1e-3, "accumulate": 2}
-    straight = start(scenes, tmp_path / "straight", changes)
+    straight = start(scenes, tmp_path / "straight")
     chance, reached = random.Random(1), []
     for _ in range(5):
-        process = start(scenes, tmp_path / "killed", changes)
-        kill_after(process, tmp_path / "killed" / "last.pt", chance.randint(1, 4), chance.uniform(0, 0.1))
-        assert process.exitcode == -signal.SIGKILL, "it ended before it could be killed"
+        process = start(scenes, tmp_path / "killed", kill=(chance.randint(1, 4), chance.uniform(0, 0.1)))
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
         progress = load_state(tmp_path / "killed" / "last.pt")["progress"]
         reached.append((progress["epoch"], progress["step"]))
-    process = start(scenes, tmp_path / "killed", changes)
+    process = start(scenes, tmp_path / "killed")
     process.join()
     straight.join()
     assert process.exitcode == straight.exitcode == 0
+    assert len(reached) >= 2, "hardly ever killed"
     assert reached == sorted(reached), f"it fell back: {reached}"
     assert any(step > 0 for _, step in reached), f"never killed within an epoch: {reached}"
     assert_same(load_state(tmp_path / "straight" / "last.pt"), load_state(tmp_path / "killed" / "last.pt"))
@@ -86,7 +73,7 @@ def test_a_full_disk_is_said_and_the_last_good_checkpoint_stays(scenes: Path, tm
     )
     here = str(Path(__file__).parent)
     ended = subprocess.run(
-        [sys.executable, "-c", code, here, str(scenes), str(tmp_path)], capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code, here, str(scenes), str(tmp_path)], capture_output=True, text=True, timeout=280
     )
     assert ended.returncode == 7, ended.stderr
     assert "cannot write" in ended.stdout
@@ -173,7 +160,7 @@ def test_two_processes_keep_the_same_weights(scenes: Path, tmp_path: Path) -> No
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     arguments = [str(scenes), str(tmp_path), json.dumps({"epochs": 2, "accelerator": "cpu"})]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=200, env=environment)
+    ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
     assert first["checksum"] == second["checksum"]

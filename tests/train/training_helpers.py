@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +61,35 @@ def recipe_with(**changes: Any) -> Recipe:
     return Recipe.model_validate(RECIPE.model_dump() | changes)
 
 
-def run(scenes: Path, folder: Path, changes: dict[str, Any], limit_bytes: int | None = None) -> None:
-    """Train in this process; ``limit_bytes`` is what a file may grow to after the first epoch, as on a full disk."""
+def die(last: Path, checkpoints: int, delay: float) -> None:
+    """SIGKILL this process ``delay`` seconds after ``last`` has changed so many times."""
+
+    def stamp() -> int:
+        return last.stat().st_mtime_ns if last.exists() else 0
+
+    seen = stamp()
+    while checkpoints:
+        time.sleep(0.001)
+        now = stamp()
+        seen, checkpoints = now, checkpoints - (now != seen)
+    time.sleep(delay)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(
+    scenes: Path,
+    folder: Path,
+    changes: dict[str, Any],
+    limit_bytes: int | None = None,
+    kill: tuple[int, float] | None = None,
+) -> None:
+    """Train in this process.
+
+    ``limit_bytes`` is what a file may grow to after the first epoch, as on a full disk; ``kill`` are the last two
+    arguments of ``die``, whose thread watches from inside, so that a busy machine does not let the training escape.
+    """
+    if kill is not None:
+        threading.Thread(target=die, args=(folder / "last.pt", *kill), daemon=True).start()
     torch.set_num_threads(1)
     data = open_data(scenes)
 

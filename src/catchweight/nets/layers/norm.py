@@ -9,8 +9,7 @@ from torch import Tensor, nn
 FEWEST_VALUES = 4
 """Below this many values a channel, batch statistics say nothing: of one value there is no variance, two become +-1.
 
-From here up they are noisy but keep activations bounded; a threshold of 16, which left the 1x1 levels of a batch of 8
-to running statistics, trained visibly worse on CamVid."""
+From here up they are noisy, but bound the activations of 1x1 levels, which lagging running statistics do not."""
 
 
 class SmallMapBatchNorm(nn.BatchNorm2d):

@@ -17,8 +17,9 @@ class Fusion(nn.Module):
     """One BiFPN node: O = conv(act(sum_i w_i I_i / (eps + sum_j w_j))); n maps (B, C, h, w) -> (B, C, h, w).
 
     As in EfficientDet the activation stands between fusion and convolution, and the node ends with its norm: maps of
-    either sign travel along the pyramid. With the activation last, eight levels by three layers of non-negative maps
-    train several times slower. In an exported graph the weights are constants and the runtime folds their arithmetic.
+    either sign travel along the pyramid (with the activation last, ESeg-Lite-S learned more slowly on CamVid: 0.31
+    against 0.37 val mIoU after 3 epochs, one run each). In an exported graph the weights are constants and the
+    runtime folds their arithmetic.
     """
 
     def __init__(self, inputs: int, width: int, act: str) -> None:
