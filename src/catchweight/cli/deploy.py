@@ -167,9 +167,8 @@ def evaluate(
     from ..deploy import evaluate as room
     from ..files import write_json
 
-    score = room.evaluate_file(
-        model, open_data(path, format_, seed=seed), split, size=parse_size(size), threads=threads
-    )
-    console.print(room.table(score))
+    data = open_data(path, format_, seed=seed)
+    score = room.evaluate_file(model, data, split, parse_size(size), threads=threads, boundary=boundary)
+    console.print(room.table(score, title=f"{model}, {split}"))
     if json is not None:
         write_json(json, score.to_json())
