@@ -2,7 +2,8 @@
 
 Meng et al., "Revisiting Multi-Scale Feature Fusion for Semantic Segmentation", 2022. The claim: rich fusion
 over a long range of scales replaces high inner resolution and atrous convolution. The paper's table of
-backbones, widths and repeats per model could not be read; ``ESEGS`` is our own scaling.
+backbones, widths and repeats per model could not be read; ``ESEGS`` is our own scaling. Whether the activation stands
+before or after a node's convolution could not be read either; ours stands before, as in EfficientDet.
 """
 
 from __future__ import annotations
