@@ -43,8 +43,14 @@ def check(
     from ..systems import run_check
 
     result = run_check(name, data=data, quick=quick, out=out)
-    for condition in (*result.claim, *result.control):
-        console.print(f"  {condition}", markup=False, soft_wrap=True)
+    for title, conditions in (("claim", result.claim), ("control, which must fail", result.control)):
+        console.print(f"{title}:")
+        for condition in conditions:
+            met = "met    " if condition["met"] else "not met"
+            line = (
+                f"  {met}  {condition['text']}: {condition['value']:.4g} {condition['kind']} {condition['bound']:.4g}"
+            )
+            console.print(line, markup=False, soft_wrap=True)
     console.print(f"{name}: {result.word}", markup=False)
     if result.passed is False:
         raise typer.Exit(1)
