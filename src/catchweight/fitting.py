@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import Field
 
 from .budget import Budget, Cost
@@ -306,29 +307,24 @@ def epoch_seconds(job: Job, arch: Arch) -> float:
 
 
 def _search(job: Job, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
-    field_ = screening.allowed[: plan["candidates"]]
-    done = {"rung": 0}
+    planned = screening.allowed[: plan["candidates"]]
 
     def evaluate(candidate: Candidate, epochs: int) -> float:
         job.say(f"search: {label(candidate.arch)} to epoch {epochs}")
-        done["rung"] += 1
         return _train_to(job, candidate.arch, job.run.path("search", label(candidate.arch)), epochs)
 
-    study = job.run.path("study.db")
     front = successive_halving(
-        field_,
+        planned,
         evaluate,
         rungs=plan["rungs"][:-1] or [1],
         eta=job.settings.search.eta,
-        storage=f"sqlite:///{study}",
+        storage=f"sqlite:///{job.run.path('study.db')}",
         say=lambda line: job.say(f"search: {line}"),
     )
     return Front(front.candidates + screening.allowed[plan["candidates"] :] + screening.dropped).to_json()
 
 
 def _network(job: Job, arch: Arch) -> SegmentationNet:
-    import torch
-
     torch.manual_seed(job.settings.train.seed)
     return job.space.network(arch, len(job.data.classes), weights=job.weights, aux=job.settings.train.loss.aux > 0)
 

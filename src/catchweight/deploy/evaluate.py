@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from rich.table import Table
-from torch import Tensor
 
 from ..data import ClassSet, SegmentationData
 from ..data.cache import PixelCache
@@ -16,6 +14,7 @@ from ..nets import load_network
 from ..tasks.metrics import SegmentationScore
 from ..train.evaluate import Predict, eager_predict, evaluate
 from .segmenter import Segmenter
+from .verify import onnx_predict
 
 SUFFIXES = (".onnx", ".pt")
 
@@ -85,13 +84,7 @@ def _load_onnx(path: Path, size: tuple[int, int] | None, threads: int | None) ->
             "export it with a dynamic size, or leave the size out"
         )
 
-    def predict(images: Tensor) -> Tensor:
-        pixels = segmenter.normalise(images.numpy())
-        step = segmenter.batch or len(pixels)
-        parts = [segmenter.run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
-        return torch.cat([torch.from_numpy(part) for part in parts])
-
-    return predict, segmenter.names, segmenter.size
+    return onnx_predict(segmenter), segmenter.names, segmenter.size
 
 
 def _load_checkpoint(path: Path, size: tuple[int, int] | None, threads: int | None) -> _Loaded:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
+
 from ..errors import UsageError
 from ..front import Arch
-from ..nets import build_network, network_names
+from ..nets import build_network
 from ..nets.segmentation import SegmentationNet
 
 NETWORKS = (
@@ -78,9 +80,10 @@ def label(arch: Arch) -> str:
 
 def known(networks: tuple[str, ...]) -> tuple[str, ...]:
     """The names themselves if all can be built, else the error that names the nearest."""
-    for name in networks:
-        build_network(name, 2)
+    with torch.device("meta"):  # the shape of things is enough: no weight is allocated or drawn
+        for name in networks:
+            build_network(name, 2)
     return networks
 
 
-__all__ = ["NETWORKS", "WholeNetworks", "known", "label", "network_names", "size_of"]
+__all__ = ["NETWORKS", "WholeNetworks", "known", "label", "size_of"]
