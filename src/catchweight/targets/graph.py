@@ -70,6 +70,30 @@ def save_graph(model: onnx.ModelProto, path: Path) -> Path:
     return Path(path)
 
 
+def traced_graph(program: torch.export.ExportedProgram) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The graph of an already traced program, and for every node's and result's name the operator it comes from.
+
+    The program must have been traced ``exportable`` (see :mod:`.trace`), so that its names last through the exporter.
+
+    Raises:
+        CatchweightError: the network has an operator or control flow that cannot be exported.
+    """
+    try:
+        with _quiet(), torch.no_grad():
+            exported = torch.onnx.export(program, (), dynamo=True, opset_version=OPSET, verbose=False)
+    except Exception as error:  # as in _exported
+        raise CatchweightError(f"the traced network cannot be exported to ONNX: {_reason(error)}") from error
+    assert exported is not None, "the dynamo exporter returns a program unless it raises"
+    model = exported.model_proto
+    origins: dict[str, str] = {}
+    for node in model.graph.node:
+        origin = _origin_of(node)
+        for name in (node.name, *node.output):
+            if name and origin:
+                origins[name] = origin
+    return _cleaned(model, ()), origins
+
+
 def load_graph(path: Path) -> onnx.ModelProto:
     """Read an ONNX file, weights included.
 
@@ -191,6 +215,14 @@ def _module_of(node: onnx.NodeProto) -> str:
         if entry.key == "pkg.torch.onnx.name_scopes":
             scopes = ast.literal_eval(entry.value)
             return str(scopes[-2]) if len(scopes) > 1 else ""
+    return ""
+
+
+def _origin_of(node: onnx.NodeProto) -> str:
+    """Name of the traced operator: the exporter writes down the operator's own line, ``%name : ...``."""
+    for entry in node.metadata_props:
+        if entry.key == "pkg.torch.onnx.fx_node" and entry.value.startswith("%"):
+            return entry.value[1:].split(" ", 1)[0]
     return ""
 
 
