@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from timm.layers import Conv2dSame
 from torch import nn
@@ -35,6 +36,19 @@ def test_maps_have_the_strides_and_channels_they_say(name: str) -> None:
         for info, x in zip(backbone.info, backbone(torch.randn(1, 3, height, width)), strict=True):
             assert x.shape[1] == info.channels
             assert x.shape[2] in (height // info.stride, -(-height // info.stride))
+
+
+@pytest.mark.parametrize("size", [(97, 75), (64, 64), (258, 100)])
+def test_networks_that_take_only_multiples_are_padded_and_cropped(size: tuple[int, int]) -> None:
+    backbone = TimmBackbone("dla34").eval()
+    assert backbone.divisor == 32
+    image = torch.rand(1, 3, *size)
+    maps = backbone(image)
+    assert [tuple(m.shape[2:]) for m in maps] == [tuple(-(-side // s) for side in size) for s in (4, 8, 16, 32)]
+    padded = F.pad(image, (0, -size[1] % 32, 0, -size[0] % 32))
+    for got, whole in zip(maps, backbone.net(padded), strict=True):
+        torch.testing.assert_close(got, whole[..., : got.shape[2], : got.shape[3]])
+    assert TimmBackbone("resnet18").divisor == 1
 
 
 def test_channels_last_networks_are_turned() -> None:

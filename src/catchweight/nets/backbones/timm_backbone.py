@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+import torch.nn.functional as F
 from timm.layers import Format
 from torch import Tensor, nn
 
@@ -44,10 +45,23 @@ class TimmBackbone(nn.Module):
         _cut(self.net, self.info[-1].name)
         # EfficientNet's own feature class has no such attribute: it is always channels first.
         self.channels_last_maps = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
+        self.divisor = _divisor(name, indices, max(f.stride for f in self.info))
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        maps = self.net(x)
-        return [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self.channels_last_maps else list(maps)
+        maps = self.net(self._padded(x))
+        maps = [m.permute(0, 3, 1, 2).contiguous() for m in maps] if self.channels_last_maps else list(maps)
+        return self._cropped(maps, x) if self.divisor > 1 else maps
+
+    def _padded(self, x: Tensor) -> Tensor:
+        """Zeros below and to the right for networks (DLA, ...) that only take multiples of their stride."""
+        height, width = x.shape[-2:]
+        missing = (0, -width % self.divisor, 0, -height % self.divisor)
+        return F.pad(x, missing) if any(missing) else x
+
+    def _cropped(self, maps: list[Tensor], x: Tensor) -> list[Tensor]:
+        """The cells that see the image itself, so that a map still spans just the image."""
+        height, width = x.shape[-2:]
+        return [m[..., : -(-height // f.stride), : -(-width // f.stride)] for m, f in zip(maps, self.info, strict=True)]
 
     @property
     def mean_std(self) -> tuple[Sequence[float], Sequence[float]]:
@@ -71,21 +85,23 @@ def _cut(net: nn.Module, last: str) -> None:
         net.blocks = blocks[: int(stage[1]) + 1]
 
 
-def _probe(name: str) -> list[int]:
-    """Strides of all maps the network can give, found without allocating its weights."""
+def _probe(name: str) -> dict[int, int]:
+    """Strides of the maps the network can give, by timm's index, found without allocating its weights."""
     if not timm.is_model(name):
         raise unknown_backbone(name)
     try:
         with torch.device("meta"):
-            return [f.stride for f in _feature_info(timm.create_model(name, features_only=True))]
+            dicts = timm.create_model(name, features_only=True).feature_info.get_dicts()
+            # The index is not always the place in the list: DLA leaves its first map out unless asked.
+            return {int(f.get("index", place)): int(f["reduction"]) for place, f in enumerate(dicts)}
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
         raise CatchweightError(
             f"timm's {name} gives no feature maps ({error}); take a backbone that does, e.g. resnet18"
         ) from error
 
 
-def _indices(name: str, have: list[int], wanted: tuple[int, ...]) -> tuple[int, ...]:
-    deepest = {stride: i for i, stride in enumerate(have)}
+def _indices(name: str, have: dict[int, int], wanted: tuple[int, ...]) -> tuple[int, ...]:
+    deepest = {stride: index for index, stride in sorted(have.items())}
     missing = [s for s in wanted if s not in deepest]
     if missing:
         raise UsageError(
@@ -93,6 +109,19 @@ def _indices(name: str, have: list[int], wanted: tuple[int, ...]) -> tuple[int, 
             "take a pyramid backbone, e.g. resnet18, or other levels (levels=3-5 starts at stride 8)"
         )
     return tuple(deepest[s] for s in wanted)
+
+
+def _divisor(name: str, indices: tuple[int, ...], coarsest: int) -> int:
+    """What height and width must be multiples of: 1, or the coarsest stride if only that works; tried on shapes."""
+    with torch.device("meta"):
+        net = timm.create_model(name, features_only=True, out_indices=indices).eval()
+        for divisor, size in ((1, (97, 75)), (coarsest, (3 * coarsest, 2 * coarsest))):
+            try:
+                net(torch.empty(1, 3, *size))
+            except (RuntimeError, AssertionError):
+                continue
+            return divisor
+    return 1  # one fixed size only: its own message at the first image says which
 
 
 def unknown_backbone(name: str) -> UsageError:
