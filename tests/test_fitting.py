@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import catchweight as cw
+from catchweight.budget import Budget
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare
@@ -60,7 +61,7 @@ def test_fit_ends_with_a_measured_file_that_segments(finished, scenes):
     assert finished.best in front.candidates
     assert {c.epochs for c in front.candidates} == {1, 3}
     page = (folder / "report.html").read_text()
-    assert "latency&lt;=1e+04ms" in page
+    assert "latency&lt;=10s" in page
     assert "http://" not in page.split("</style>")[-1]
 
 
@@ -103,14 +104,15 @@ def test_a_missed_budget_fails_says_by_how_much_and_is_measured_again(finished, 
     measured = json.loads((run / "stages" / "measure.json").read_text())
     measured["result"]["cost"]["latency_ms"] = 20_000.0  # as if the machine had been busy
     (run / "stages" / "measure.json").write_text(json.dumps(measured))
-    with pytest.raises(BudgetMissedError, match=r"latency 2e\+04ms is 100% over 1e\+04ms"):
+    with pytest.raises(BudgetMissedError, match="latency 20s is 100% over 10s"):
         tiny_fit(scenes, run)
     assert "100%" in (run / "report.html").read_text()
     assert tiny_fit(scenes, run).best.cost.latency_ms < 10_000
 
 
-def test_an_unreachable_budget_is_told_before_training_with_the_fastest_figure(scenes, tmp_path):
-    with pytest.raises(CatchweightError, match=r"no network of the space makes the budget .* fastest, .* over 1e-06ms"):
+def test_an_unreachable_budget_is_told_before_training_with_the_nearest_figure(scenes, tmp_path):
+    said = r"no network of the space makes the budget latency<=0.000001ms .*x the budget; allow at least latency<="
+    with pytest.raises(CatchweightError, match=said):
         tiny_fit(scenes, tmp_path / "r", budget="latency<=0.000001ms")
     assert not (tmp_path / "r" / "search").exists()
     assert "makes the budget" in (tmp_path / "r" / "report.html").read_text()
@@ -148,5 +150,9 @@ def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes):
     )  # fmt: skip
     plan = describe_plan(job)
     assert plan["candidates"] == 2
+    assert "the budget does not bind" in plan["reach"]
     assert plan["rungs"] == [1, 3]
+    job.budget = Budget.parse("latency<=0.000001ms")
+    with pytest.raises(CatchweightError, match="allow at least latency<="):
+        describe_plan(job)
     assert not Path("unused").exists()

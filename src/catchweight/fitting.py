@@ -9,6 +9,7 @@ request, ``fit`` goes on where it was. The seam for later strategies: candidates
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from .nets import SegmentationNet, load_network
 from .report.build import write_run_report
 from .run import Run
 from .search import fitting_plan, successive_halving
-from .search.screen import Screening, screen
+from .search.screen import Screening, look_ahead, screen
 from .spaces.whole import NETWORKS, WholeNetworks, known, label, size_of
 from .targets import Target
 from .train import Recipe, finetune, train
@@ -384,14 +385,24 @@ def _write_front(job: Job, front: Front, final: Candidate) -> None:
 
 
 def describe_plan(job: Job) -> dict[str, Any]:
-    """For ``--dry-run``: what would be done and how long it would take; trains and exports nothing.
+    """For ``--dry-run``: whether the budget is within reach, what would be done and how long it would take.
 
-    Candidates cannot be screened without exporting them, so the plan counts every ladder once.
+    Trains nothing and leaves nothing: the smallest and the largest candidate are measured from a temporary folder.
+    Screening all would take as long as the real thing, so the plan counts every ladder once.
+
+    Raises:
+        CatchweightError: the budget is out of reach; tells by how much.
     """
+    with tempfile.TemporaryDirectory() as store:
+        ahead = look_ahead(
+            job.space, job.budget, job.target, len(job.data.classes), Path(store),
+            headroom=job.settings.search.headroom, say=job.say,
+        )  # fmt: skip
+    ahead.check(job.target)
     archs = [ladder[0] for ladder in job.space.ladders()]
     seconds = [epoch_seconds(job, arch) for arch in archs][: job.settings.search.most]
     plan = fitting_plan(sorted(seconds, reverse=True), job.settings.train.epochs, job.settings.search.eta, None)
-    return plan | {"candidates_listed": [label(arch) for arch in archs]}
+    return {"reach": str(ahead)} | plan | {"candidates_listed": [label(arch) for arch in archs]}
 
 
 __all__ = ["BudgetMissedError", "FitResult", "FitSettings", "SearchSettings", "fit"]

@@ -72,11 +72,27 @@ def test_headroom_drops_what_only_just_fits(tmp_path):
     assert screen(SPACE, budget, Tape(), 3, tmp_path / "b", headroom=0.05).allowed[0].arch["size"] == [64, 64]
 
 
-def test_no_candidate_tells_the_fastest_ones_figure(tmp_path):
+def test_no_candidate_tells_the_nearest_ones_figure_after_the_ends_alone(tmp_path):
+    tape = Tape()
     with pytest.raises(
-        CatchweightError, match=r"fastest, test_efficientnet\+fpn-w0.25-64x64, has latency 6.4ms is 540%"
+        CatchweightError, match=r"smallest network, test_efficientnet\+fpn-w0.25-64x64, needs latency 6.4ms: 6.4x the"
     ):
-        screen(SPACE, Budget.parse("latency<=1ms"), Tape(), 3, tmp_path)
+        screen(SPACE, Budget.parse("latency<=1ms"), tape, 3, tmp_path)
+    assert tape.asked == [(64, 64), (128, 128)]
+
+
+@dataclass
+class Busy(Tape):
+    """A machine so busy that only the largest member's figure makes the budget."""
+
+    def cost(self, net, size: tuple[int, int]) -> Cost:
+        super().cost(net, size)
+        return Cost(latency_ms=1.0 if size == (128, 128) else 20.0)
+
+
+def test_the_member_that_made_the_budget_is_kept_whatever_noise_says_of_smaller_ones(tmp_path):
+    result = screen(SPACE, Budget.parse("latency<=10ms"), Busy(), 3, tmp_path)
+    assert [c.arch["size"] for c in result.allowed] == [[128, 128]]
 
 
 def test_a_real_target_gives_real_figures(tmp_path):

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..budget import Budget, Cost, format_quantity
-from ..errors import CatchweightError
 from ..files import read_json, write_json
 from ..front import Arch, Candidate
 from ..spaces.whole import WholeNetworks, label, size_of
 from ..targets import Target
+from .reach import CostOf, Reach, ends, reach
 
 Say = Callable[[str], None]
 
@@ -27,11 +28,16 @@ class Screening:
     allowed: tuple[Candidate, ...]
     dropped: tuple[Candidate, ...]
 
-    @property
-    def fastest(self) -> Candidate:
-        """The candidate with the smallest latency of all that were measured."""
-        measured = [c for c in self.allowed + self.dropped if c.cost.latency_ms is not None]
-        return min(measured, key=lambda c: c.cost.latency_ms or 0.0)
+
+def look_ahead(
+    space: WholeNetworks, budget: Budget, target: Target, classes: int, store: Path, *, headroom: float, say: Say
+) -> Reach:
+    """Say whether the budget can be made in ``space``, from its smallest and largest member; see :func:`reach`."""
+    bounds = ends(space, classes)
+    cost = _cost_of(space, target, classes, store, say)
+    found = reach(budget, bounds.smallest, bounds.largest, cost, others=bounds.others, headroom=headroom)
+    say(f"reach: {found}")
+    return found
 
 
 def screen(
@@ -47,6 +53,7 @@ def screen(
 ) -> Screening:
     """Measure the ladders of ``space``; in each, find by bisection the largest input sizes that make the budget.
 
+    Before that, the smallest and the largest member of the space tell whether the budget can be made at all.
     A smaller input to the same network is never slower, so what lies above a member that was too slow is dropped
     unmeasured, by that member's figure.
 
@@ -57,30 +64,23 @@ def screen(
         per_ladder: how many members of one network and width are kept.
 
     Raises:
-        CatchweightError: no member makes the budget; tells the fastest one's figure.
+        CatchweightError: no member makes the budget; tells the nearest one's figure and what it would need.
     """
-    tightened = Budget(tuple(type(limit)(limit.name, limit.value * (1 - headroom)) for limit in budget.limits))
+    ahead = look_ahead(space, budget, target, classes, store, headroom=headroom, say=say)
+    ahead.check(target)
+    tightened, cost_of = budget.tightened(headroom), _cost_of(space, target, classes, store, say)
     allowed: list[Candidate] = []
     dropped: list[Candidate] = []
     for ladder in space.ladders():
-        fits, fails = _descend(
-            ladder, tightened, lambda arch: _cost(space, arch, target, classes, store, say), per_ladder
-        )
+        fits, fails = _descend(ladder, tightened, cost_of, per_ladder)
         allowed += fits
         dropped += fails
-    result = Screening(tuple(allowed), tuple(dropped))
-    if not allowed:
-        fastest = result.fastest
-        raise CatchweightError(
-            f"no network of the space makes the budget {budget} on {target}: the fastest, {label(fastest.arch)}, "
-            f"has {'; '.join(budget.violations(fastest.cost)) or 'no headroom left'}. "
-            "Allow more, or add faster networks, smaller widths or scales with --set search.networks=[...]"
-        )
-    return result
+    # Noise can put a smaller member over the budget and so hide the one that made it.
+    return Screening(tuple(allowed) or (ahead.nearest,), tuple(dropped))
 
 
 def _descend(
-    ladder: list[Arch], budget: Budget, cost_of: Callable[[Arch], Cost], per_ladder: int
+    ladder: list[Arch], budget: Budget, cost_of: CostOf, per_ladder: int
 ) -> tuple[list[Candidate], list[Candidate]]:
     """Bisect for the largest member within ``budget``, then take the next smaller ones as well."""
     costs: dict[int, Cost] = {}
@@ -104,7 +104,11 @@ def _descend(
     return fits, fails
 
 
-def _cost(space: WholeNetworks, arch: Arch, target: Target, classes: int, store: Path, say: Say) -> Cost:
+def _cost_of(space: WholeNetworks, target: Target, classes: int, store: Path, say: Say) -> CostOf:
+    return partial(_cost, space, target, classes, store, say)
+
+
+def _cost(space: WholeNetworks, target: Target, classes: int, store: Path, say: Say, arch: Arch) -> Cost:
     """Measured cost of a member; from ``store`` when this very target measured it before."""
     path = store / f"{label(arch)}.json"
     if path.exists():
