@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..errors import unknown
-from . import encoder_decoder, eseg, ffnet
+from . import encoder_decoder, eseg, fasterseg, ffnet
 from .segmentation import Family, NetSpec, SegmentationNet, Weights
 
 FAMILIES: tuple[Family, ...] = (
     eseg.FAMILY,
     ffnet.FAMILY,
+    fasterseg.FAMILY,
     encoder_decoder.FAMILY,
 )
 

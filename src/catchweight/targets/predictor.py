@@ -137,7 +137,7 @@ class LatencyPredictor:
         for number in range(_FOLDS):
             known = _BlockTimes([n for n, f in zip(networks, fold, strict=True) if f != number], seed)
             for place in np.flatnonzero(fold == number):
-                signatures = networks[place].signatures
+                signatures = networks[int(place)].signatures
                 rows[place] = _features(signatures, known(signatures).ms)
         return np.stack([row for row in rows if row is not None])
 

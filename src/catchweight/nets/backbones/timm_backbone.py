@@ -91,7 +91,8 @@ def _probe(name: str) -> dict[int, int]:
         raise unknown_backbone(name)
     try:
         with torch.device("meta"):
-            dicts = timm.create_model(name, features_only=True).feature_info.get_dicts()
+            net: Any = timm.create_model(name, features_only=True)
+            dicts = net.feature_info.get_dicts()
             # The index is not always the place in the list: DLA leaves its first map out unless asked.
             return {int(f.get("index", place)): int(f["reduction"]) for place, f in enumerate(dicts)}
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
