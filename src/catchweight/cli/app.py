@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import data, deploy, job, systems
+from . import data, deploy, front, job, profile, systems, targets
 
 app = typer.Typer(
     name="catchweight",
@@ -50,7 +50,11 @@ app.command(rich_help_panel=FILES, name="eval")(deploy.evaluate)
 app.command(rich_help_panel=FILES)(deploy.export)
 app.command(rich_help_panel=FILES)(deploy.verify)
 app.command(rich_help_panel=FILES)(job.train)
+app.command(rich_help_panel=FILES)(front.front)
+app.command(rich_help_panel=FILES)(profile.cost)
+app.command(rich_help_panel=FILES)(profile.profile)
 app.command(rich_help_panel=FILES)(systems.networks)
+app.command(rich_help_panel=FILES)(targets.targets)
 app.add_typer(data.app, name="data", rich_help_panel=MORE)
 app.command(rich_help_panel=MORE, name="systems")(systems.systems)
 app.command(rich_help_panel=MORE)(systems.check)

@@ -13,7 +13,12 @@ from ..errors import UsageError
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set; its format is found by looking.")]
 Format = Annotated[str, typer.Option("--format", help="Format of the data set, when looking is not enough.")]
 Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the runtime. Default: the physical cores.")]
-Target = Annotated[str, typer.Option("--target", help="Where latency counts: runtime:device.")]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target", help="Where latency counts, runtime:device[:precision]; `catchweight targets` lists them."
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override one setting, e.g. train.lr=0.002. May be repeated."),

@@ -7,17 +7,24 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
+
+from .affinity import pinned
+from .conditions import Conditions, clock_notes
+from .reference import reference as reference_kernel
 
 PRECISION = 0.02
 """A median is known when half of its 95 % interval is at most this share of it."""
 
-_SETTLE = 0.003  # seconds: worker threads of another session may still be spinning for its next run
+_SETTLE = 0.003  # seconds of untimed runs that warm the caches at the beginning of a turn
+_QUIET, _LONGEST_QUIET = 0.001, 0.06  # seconds: see _quieten
 _TURN = 0.02  # seconds of timed runs in one session's turn
 _TURN_RUNS = 5
 _NOISY_SPREAD = 0.3
+_REFERENCE_SPREAD = 0.3
+_REFERENCE_TURNS = 4
 
 
 class Session(Protocol):
@@ -34,6 +41,14 @@ class Session(Protocol):
         """The surroundings in which ``run`` is timed, e.g. this session's number of threads."""
 
 
+@runtime_checkable
+class SelfTimed(Protocol):
+    """A session that knows its time better than our clock does, e.g. by events on a GPU."""
+
+    def timed_run(self) -> float:
+        """One run; its seconds."""
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Wall-clock times of one session; milliseconds for one batch.
@@ -45,6 +60,11 @@ class Measurement:
         n: timed runs.
         notes: what the reader should know, e.g. that the machine was noisy.
         turns: the median of each turn, in order; sessions measured together have them in pairs.
+        reference_ms: median of the reference kernel (``reference.py``) that took turns with the session, or None.
+        relative: how many times as long as the reference kernel, median over turns in pairs: comparable between
+            quiet and slow minutes, and between machines of one kind.
+        disturbed: whether something else than the session took the machine's time, as the notes say.
+        conditions: what is neither good nor bad to know: frequency governor, clock, pinned cores.
     """
 
     median_ms: float
@@ -58,6 +78,10 @@ class Measurement:
     runtime: str
     notes: tuple[str, ...] = ()
     turns: tuple[float, ...] = field(default=(), repr=False)
+    reference_ms: float | None = None
+    relative: float | None = None
+    disturbed: bool = False
+    conditions: tuple[str, ...] = ()
 
     @property
     def spread(self) -> float:
@@ -70,12 +94,17 @@ class Measurement:
 
     @property
     def noisy(self) -> bool:
-        """Whether the median is not known to within 2 %, or single runs scatter by more than 30 %."""
+        """Whether the machine was disturbed, the median is not known to within 2 %, or runs scatter by over 30 %."""
+        return self.disturbed or self._uncertain
+
+    @property
+    def _uncertain(self) -> bool:
         return _half_width(self.low_ms, self.high_ms, self.median_ms) > PRECISION or self.spread > _NOISY_SPREAD
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single turns; an unknown interval is null."""
         values = {**asdict(self), "spread": self.spread, "noisy": self.noisy, "notes": list(self.notes)}
+        values["conditions"] = list(self.conditions)
         del values["turns"]
         if not math.isfinite(self.high_ms):
             values["low_ms"] = values["high_ms"] = None
@@ -103,25 +132,38 @@ class Comparison:
 
 
 def interleaved(
-    sessions: Sequence[Session], seconds: float = 5.0, min_runs: int = 30, warmup: int = 5
+    sessions: Sequence[Session],
+    seconds: float = 5.0,
+    min_runs: int = 30,
+    warmup: int = 5,
+    *,
+    reference: bool = True,
+    cpus: Sequence[int] | None = None,
 ) -> list[Measurement]:
     """Time sessions in turns A, B, A, B, ..., so that a slow minute of the machine hits all of them.
 
     Repeats until every session has ``min_runs`` timed runs and the 95 % interval of its median is within 2 %,
     or until ``seconds`` per session have passed (each session has one turn at least, whatever it takes).
-    A turn is up to five runs back to back, as in serving, after untimed ones that let other sessions' threads
-    go to sleep. No garbage is collected meanwhile.
+    A turn is up to five runs back to back, as in serving, after untimed ones that warm the caches; it begins when
+    the worker threads of the session before have gone to sleep. No garbage is collected meanwhile.
+
+    Args:
+        reference: whether a fixed small kernel takes a turn in each round, which tells the machine's own drift.
+        cpus: cores to pin this process to meanwhile.
+
+    Raises:
+        UsageError: cores that this process may not use.
     """
-    runs: list[list[list[float]]] = [[] for _ in sessions]
-    with _no_garbage_collection():
-        estimates = [_warm_up(session, warmup) for session in sessions]
-        deadline = time.perf_counter() + seconds * len(sessions)
-        while True:
-            for session, turns, estimate in zip(sessions, runs, estimates, strict=True):
-                turns.append(_turn(session, estimate))
-            if time.perf_counter() >= deadline or all(_known(turns, min_runs) for turns in runs):
-                break
-    return [_measurement(session, turns) for session, turns in zip(sessions, runs, strict=True)]
+    kernels = {place: reference_kernel(*place) for place in dict.fromkeys(map(_place, sessions))} if reference else {}
+    everything: list[Session] = [*kernels.values(), *sessions]
+    with pinned(cpus), _no_garbage_collection():
+        runs, disturbances = _rounds(everything, len(sessions), seconds, min_runs, warmup)
+    conditions = (*clock_notes(), *(() if cpus is None else (f"pinned to cores {list(cpus)}",)))
+    beside = {place: _medians(turns) for place, turns in zip(kernels, runs, strict=False)}
+    return [
+        _measurement(session, turns, beside.get(_place(session), ()), disturbances, conditions)
+        for session, turns in zip(sessions, runs[len(kernels) :], strict=True)
+    ]
 
 
 def distinguishable(first: Measurement, second: Measurement) -> Comparison:
@@ -151,6 +193,43 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return (ordered[k - 1], ordered[n - k]) if k else (0.0, math.inf)
 
 
+def _place(session: Session) -> tuple[str, int]:
+    """Sessions of one device and number of threads share a reference kernel."""
+    return getattr(session, "device", "cpu"), session.threads
+
+
+def _rounds(
+    sessions: Sequence[Session], counted: int, seconds: float, min_runs: int, warmup: int
+) -> tuple[list[list[list[float]]], tuple[str, ...]]:
+    """Turns of every session, and what disturbed them; only the last ``counted`` decide when it is enough."""
+    runs: list[list[list[float]]] = [[] for _ in sessions]
+    estimates = [_warm_up(session, warmup) for session in sessions]
+    conditions = Conditions.now()
+    deadline = time.perf_counter() + seconds * counted
+    while True:
+        for session, turns, estimate in zip(sessions, runs, estimates, strict=True):
+            if len(sessions) > 1:
+                _quieten()
+            turns.append(_turn(session, estimate))
+        if time.perf_counter() >= deadline or all(_known(turns, min_runs) for turns in runs[-counted:]):
+            break
+    return runs, conditions.since(max(session.threads for session in sessions))
+
+
+def _quieten() -> None:
+    """Sleep until this process's worker threads do, or 60 ms.
+
+    They spin for the next run when there is none: ONNX Runtime's for 30 to 40 ms, torch's (OpenMP) for about 10 ms,
+    OpenVINO's for under 1 ms, seen on two cores. Whoever is next would share its cores with them.
+    """
+    deadline = time.perf_counter() + _LONGEST_QUIET
+    while time.perf_counter() < deadline:
+        used, slept = time.process_time(), time.perf_counter()
+        time.sleep(_QUIET)
+        if time.process_time() - used < 0.25 * (time.perf_counter() - slept):
+            return
+
+
 def _warm_up(session: Session, runs: int) -> float:
     """Run untimed; the fastest run in seconds."""
     with session.ready():
@@ -168,6 +247,8 @@ def _turn(session: Session, estimate: float) -> list[float]:
 
 
 def _timed(session: Session) -> float:
+    if isinstance(session, SelfTimed):
+        return session.timed_run()
     start = time.perf_counter()
     session.run()
     return time.perf_counter() - start
@@ -184,10 +265,22 @@ def _half_width(low: float, high: float, middle: float) -> float:
     return (high - low) / 2 / middle
 
 
-def _measurement(session: Session, turns: Sequence[Sequence[float]]) -> Measurement:
+def _medians(turns: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    return tuple(1000 * median(turn) for turn in turns)
+
+
+def _measurement(
+    session: Session,
+    turns: Sequence[Sequence[float]],
+    beside: Sequence[float],
+    disturbances: Sequence[str],
+    conditions: tuple[str, ...],
+) -> Measurement:
+    """``beside`` are the reference kernel's turns in the same rounds."""
     runs = sorted(1000 * run for turn in turns for run in turn)
-    medians = tuple(1000 * median(turn) for turn in turns)
+    medians = _medians(turns)
     low, high = median_interval(medians)
+    unsteady = _unsteady(beside)
     plain = Measurement(
         median_ms=median(runs),
         p10_ms=_quantile(runs, 0.1),
@@ -199,22 +292,41 @@ def _measurement(session: Session, turns: Sequence[Sequence[float]]) -> Measurem
         batch=session.batch,
         runtime=session.runtime,
         turns=medians,
+        reference_ms=median(beside) if beside else None,
+        relative=median(own / other for own, other in zip(medians, beside, strict=True)) if beside else None,
+        disturbed=bool(disturbances or unsteady),
+        conditions=conditions,
     )
-    return Measurement(**{**vars(plain), "notes": _notes(plain)})
+    return replace(plain, notes=(*_notes(plain), *unsteady, *_drift(beside, "the reference kernel"), *disturbances))
 
 
 def _notes(measured: Measurement) -> tuple[str, ...]:
     notes = []
-    if measured.noisy:
+    if measured._uncertain:
         width = _half_width(measured.low_ms, measured.high_ms, measured.median_ms)
         known = f"to within {width:.1%}" if math.isfinite(width) else f"from {len(measured.turns)} turns only"
         notes.append(f"noisy: median known {known}, single runs spread over {measured.spread:.0%}")
-    third = len(measured.turns) // 3
-    if third >= 2:
-        change = median(measured.turns[-third:]) / median(measured.turns[:third]) - 1
-        if abs(change) > 2.5 * PRECISION:
-            notes.append(f"drifted by {change:+.0%} while it was measured")
-    return tuple(notes)
+    return (*notes, *_drift(measured.turns, "it"))
+
+
+def _drift(turns: Sequence[float], who: str) -> tuple[str, ...]:
+    """A note when the last third of the turns differs from the first."""
+    third = len(turns) // 3
+    if third < 2:
+        return ()
+    change = median(turns[-third:]) / median(turns[:third]) - 1
+    return (f"{who} drifted by {change:+.0%} during the measurement",) if abs(change) > 2.5 * PRECISION else ()
+
+
+def _unsteady(beside: Sequence[float]) -> tuple[str, ...]:
+    """A note when the reference kernel, whose work never changes, is often much slower than at its best."""
+    if len(beside) < _REFERENCE_TURNS:
+        return ()
+    ordered = sorted(beside)
+    excess = _quantile(ordered, 0.9) / _quantile(ordered, 0.1) - 1
+    if excess <= _REFERENCE_SPREAD:
+        return ()
+    return (f"disturbed: the reference kernel took {ordered[0]:.2f} to {ordered[-1]:.2f} ms for the same work",)
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
