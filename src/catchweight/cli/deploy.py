@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -102,6 +102,9 @@ def bench(
         bool, typer.Option("--processing/--no-processing", help="Also time resize, normalise, upsample, argmax.")
     ] = True,
     size: Size = None,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Also each block against the device's measured peaks.")
+    ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
     """Latency on this machine: interleaved, warm, median, p90 and spread; says when two cannot be told apart.
@@ -117,8 +120,21 @@ def bench(
     console.print(room.table(rows))
     for warning in room.warnings(rows):
         console.print(f"warning: {warning}", markup=False)
+    figures = [row.to_json() for row in rows]
+    found = _rooflines(files, threads, batch) if roofline else {}
     if json is not None:
-        write_json(json, [row.to_json() for row in rows])
+        write_json(json, {"latency": figures, "roofline": found} if roofline else figures)
+
+
+def _rooflines(files: list[Path], threads: int | None, batch: int | None) -> dict[str, Any]:
+    from ..deploy import roofline as room
+
+    found = room.file_rooflines(files, threads=threads, batch=batch)
+    for path, one in found:
+        console.print(room.table(one, f"{path}, roofline"))
+        for line in room.verdict(one):
+            console.print(line, markup=False)
+    return {str(path): one.to_json() for path, one in found}
 
 
 def predict(

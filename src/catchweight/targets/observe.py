@@ -80,7 +80,7 @@ def prepare(net: nn.Module, size: tuple[int, int], target: Target, folder: Path)
     traced = trace(net, size, target.batch, exportable=True)
     model, origins = traced_graph(traced.program)
     save_graph(model, folder / "network.onnx")
-    found = blocks(traced, getattr(target, "precision", "fp32"))
+    found = blocks(traced, target.precision)
     owner = {op.name: place for place, block in enumerate(found) for op in block.ops}
     write_json(
         folder / "blocks.json",

@@ -117,7 +117,7 @@ class LatencyPredictor:
     def network(self, net: nn.Module, size: tuple[int, int]) -> Prediction:
         """Latency of any network at (H, W); it is traced, not run. The errors of :func:`.trace.trace`."""
         traced = trace(net, size, self.target.batch)
-        return self.signatures([block.signature for block in blocks(traced, getattr(self.target, "precision", "fp32"))])
+        return self.signatures([block.signature for block in blocks(traced, self.target.precision)])
 
     def latencies(self, signatures: Sequence[Signature]) -> Tensor:
         """Each block's share (n,) float64 of the predicted latency in ms: their sum and :attr:`constant_ms` make it."""
