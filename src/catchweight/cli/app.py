@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import data, deploy, front, job, profile, systems, targets
+from . import counts, data, deploy, front, job, profile, systems, targets
 
 app = typer.Typer(
     name="catchweight",
@@ -51,6 +51,7 @@ app.command(rich_help_panel=FILES)(deploy.export)
 app.command(rich_help_panel=FILES)(deploy.verify)
 app.command(rich_help_panel=FILES)(job.train)
 app.command(rich_help_panel=FILES)(front.front)
+app.command(rich_help_panel=FILES)(counts.count)
 app.command(rich_help_panel=FILES)(profile.cost)
 app.command(rich_help_panel=FILES)(profile.profile)
 app.command(rich_help_panel=FILES)(systems.networks)
