@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .front import Front as Front
     from .nets import build_network as build_network
     from .run import Run as Run
+    from .spaces import Space as Space
 
 __version__ = "0.1.0"
 
@@ -35,6 +36,7 @@ _HOME = {
     "Front": "front",
     "Run": "run",
     "Segmenter": "deploy.segmenter",
+    "Space": "spaces",
     "UsageError": "errors",
     "build_network": "nets",
     "fit": "fitting",
