@@ -20,7 +20,7 @@ from catchweight.files import write_json, write_text
 from catchweight.spaces.variants import Variant, random_variants
 from catchweight.targets import Target
 from catchweight.targets.predictor import ErrorStatement, LatencyPredictor
-from catchweight.targets.profile import profile
+from catchweight.targets.profile import export_all, profile
 from catchweight.targets.table import LatencyTable, ProfiledNetwork
 
 UNSEEN = (
@@ -56,10 +56,12 @@ def _macs(networks: list[ProfiledNetwork]) -> np.ndarray:
     return np.array([sum(signature.macs for signature in network.signatures) / 1e6 for network in networks])
 
 
-def measure(table: LatencyTable, variants: list[Variant], minutes: float | None, console: Console) -> dict:
+def measure(
+    table: LatencyTable, variants: list[Variant], minutes: float | None, exported: Path, console: Console
+) -> dict:
     """Profile into ``table``; every network told as it comes."""
     report = profile(
-        table, [variant.subject() for variant in variants], minutes=minutes,
+        table, [variant.subject() for variant in variants], minutes=minutes, keep=exported,
         told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
     )  # fmt: skip
     return {"new": report.new, "known": report.known, "left": report.left, "seconds": round(report.seconds, 1),
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/predict"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of profiling")
     parser.add_argument("--networks", type=int, default=150, help="at most so many are profiled")
+    parser.add_argument("--export-only", action="store_true", help="do the half that needs no quiet machine, and stop")
     parser.add_argument("--own", type=int, default=80, help="unseen variants of our own families")
     parser.add_argument("--target", default="onnxruntime:cpu")
     parser.add_argument("--threads", type=int, default=2)
@@ -79,8 +82,13 @@ def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     target = Target.parse(asked.target, threads=asked.threads)
     known, test = LatencyTable(target, asked.work / "known"), LatencyTable(target, asked.work / "test")
-    profiled = measure(known, random_variants(asked.networks, PROFILE_SEED), asked.minutes, console)
-    tested = measure(test, unseen_variants(asked.own), None, console)
+    mine, theirs = random_variants(asked.networks, PROFILE_SEED), unseen_variants(asked.own)
+    exported = asked.work / "exported"
+    if asked.export_only:
+        export_all(target, [variant.subject() for variant in mine + theirs], exported)
+        return
+    profiled = measure(known, mine, asked.minutes, exported, console)
+    tested = measure(test, theirs, None, exported, console)
     predictor = LatencyPredictor(known)
     rows = []
     for network in test.networks:

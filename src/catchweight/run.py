@@ -1,26 +1,42 @@
 """The run folder: what each stage wrote, who is writing, and what may be skipped.
 
-Layout: ``run.json`` (version, request, state), ``stages/<stage>.json`` (result of a finished stage), and the files
-the stages make. A stage's result is written last and in one step, so a stage either has finished or has not.
+Layout: ``run.json`` (version, request), ``stages/<stage>.json`` (result of a finished stage), ``sessions.json`` (when
+and with what the run was worked on), ``stopped.json`` (why the last session ended early), ``run.lock`` (while a
+process writes), and the files the stages make. A stage's result is written last and in one step, so a stage either
+has finished or has not.
 """
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
+from . import __version__
+from .budget import Budget
 from .errors import CatchweightError
 from .files import read_json, remove_leftovers, write_json
+from .front import Candidate, Front
 
 FORMAT = 1
 """Version of the folder's layout; a folder of another version is refused by name."""
+
+FINAL_STAGE = "measure"
+"""A run is finished once this stage has its result, of several budgets for each."""
+
+VERSIONS = ("torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "optuna")
+"""Packages that decide a run's figures."""
 
 
 class Run:
@@ -38,31 +54,67 @@ class Run:
     def __init__(self, folder: Path, request: dict[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         known = self._read()
-        if request is None:
-            if known is None:
-                raise CatchweightError(f"{self.folder} is not a run folder: it has no run.json")
-            request = known["request"]
-        elif known is None:
-            write_json(self.folder / "run.json", {"format": FORMAT, "created": time.time(), "request": request})
-        else:
+        if request is None and known is None:
+            raise CatchweightError(f"{self.folder} is not a run folder: it has no run.json")
+        if request is not None and known is None:
+            _claim(self.folder / "run.json", {
+                "format": FORMAT, "version": __version__, "created": time.time(), "request": request,
+            })  # fmt: skip
+            known = self._read()
+        assert known is not None
+        if request is not None:
             _refuse_other_request(self.folder, known["request"], request)
-        self.request: dict[str, Any] = request
+        self.request: dict[str, Any] = known["request"]
+        self.created: float = float(known.get("created", 0.0))
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / "run.json"
         if not path.exists():
             return None
-        known: dict[str, Any] = read_json(path)
-        if known.get("format") != FORMAT:
+        known = read_json(path)
+        if not isinstance(known, dict) or "format" not in known:
+            raise CatchweightError(f"{path} does not describe a run; use another --run folder")
+        if known["format"] != FORMAT:
+            by = f" by catchweight {known['version']}" if "version" in known else ""
             raise CatchweightError(
-                f"{self.folder} was written in run format {known.get('format')}, this version reads {FORMAT}; "
-                "use another --run folder or the version that wrote it"
+                f"{self.folder} was written{by} in run format {known['format']}; catchweight {__version__} reads "
+                f"format {FORMAT}. Use another --run folder or the version that wrote it"
             )
+        if not isinstance(known.get("request"), dict):
+            raise CatchweightError(f"{path} does not say what was asked for; use another --run folder")
         return known
 
     def path(self, *parts: str) -> Path:
         """A path inside the run folder."""
         return self.folder.joinpath(*parts)
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """One, or several that share a search; each of several has a run of its own in :attr:`points`."""
+        asked = self.request["budget"]
+        return tuple(Budget.parse(text) for text in ([asked] if isinstance(asked, str) else asked))
+
+    @property
+    def points(self) -> tuple[Run, ...]:
+        """The runs of the single budgets, as far as they were begun; empty if there is one budget only."""
+        return tuple(Run(path.parent) for path in sorted(self.folder.glob("points/*/run.json")))
+
+    @property
+    def parent(self) -> Run | None:
+        """The run that this one is a budget of."""
+        above = self.folder.absolute().parent
+        return Run(above.parent) if above.name == "points" and (above.parent / "run.json").exists() else None
+
+    def found(self, *parts: str) -> Path:
+        """A path inside the run folder, or where its parent keeps what several budgets share."""
+        own, parent = self.path(*parts), self.parent
+        return own if parent is None or own.exists() else parent.path(*parts)
+
+    @property
+    def finished(self) -> bool:
+        """Whether every budget's network was measured."""
+        runs = self.points if len(self.budgets) > 1 else (self,)
+        return len(runs) == len(self.budgets) and all(run.result(FINAL_STAGE) is not None for run in runs)
 
     def result(self, stage: str) -> Any | None:
         """What ``stage`` returned when it finished, or ``None`` if it has not."""
@@ -73,6 +125,11 @@ class Run:
         """How long the finished stage took, summed over interruptions as far as known."""
         path = self.path("stages", f"{stage}.json")
         return float(read_json(path)["seconds"]) if path.exists() else None
+
+    def stages(self) -> tuple[str, ...]:
+        """Names of the finished stages, the first to finish first."""
+        found = {path.stem: read_json(path).get("finished", 0.0) for path in self.path("stages").glob("*.json")}
+        return tuple(sorted(found, key=lambda name: (found[name], name)))
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
         """Return the stored result of stage ``name``, or do ``work`` and store its JSON-able result."""
@@ -92,41 +149,193 @@ class Run:
         """Let the next call do ``stage`` again."""
         self.path("stages", f"{stage}.json").unlink(missing_ok=True)
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """When the run was worked on, and with which versions: ``{"started": seconds, "environment": {...}}``."""
+        path = self.path("sessions.json")
+        return list(read_json(path)) if path.exists() else []
+
+    def note_stop(self, reason: str) -> None:
+        """Keep why this session ended early, for whoever looks at the folder later."""
+        write_json(self.path("stopped.json"), {"reason": reason, "when": time.time()})
+
+    @property
+    def stopped(self) -> str:
+        """Why the last session ended early; empty if it did not, or had no time to say so."""
+        path = self.path("stopped.json")
+        return str(read_json(path)["reason"]) if path.exists() else ""
+
+    @property
+    def holder(self) -> int | None:
+        """Number of the living process that holds the folder, as far as this machine can tell."""
+        return _living_holder(self.path("run.lock"))
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; a second one is refused by the first one's number.
 
-        A lock left by a killed process is taken over: the process is gone, or its number was given to one that
-        started later.
+        The lock is the operating system's (flock): it ends with its process, however that ends, and of two that
+        start at the same moment one gets it.
+
+        Raises:
+            CatchweightError: another process has it, or the folder cannot be written.
         """
         path = self.path("run.lock")
-        holder = _living_holder(path)
-        if holder is not None and holder != os.getpid():
-            raise CatchweightError(
-                f"{self.folder} is in use by process {holder} on {platform.node()}; wait for it, stop it, "
-                "or choose another --run folder"
-            )
-        write_json(path, {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()})
-        remove_leftovers(self.folder)
+        lock = FileLock(path, timeout=0)
         try:
+            lock.acquire()
+        except Timeout:
+            raise CatchweightError(
+                f"{self.folder} is in use by {_holder_words(path)}; wait for it, stop it, "
+                "or choose another --run folder"
+            ) from None
+        except OSError as error:
+            raise CatchweightError(
+                f"cannot write into {self.folder}: {error.strerror or error}; choose a writable --run folder"
+            ) from error
+        try:
+            self._begin_session(path)
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # while it is still held, so that nobody else's is removed
+                path.unlink()
+            lock.release()
+
+    def _begin_session(self, lock: Path) -> None:
+        me = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
+        lock.write_text(json.dumps(me), encoding="utf-8")  # in place: the lock is on this very file
+        remove_leftovers(self.folder)
+        self.path("stopped.json").unlink(missing_ok=True)
+        write_json(
+            self.path("sessions.json"), [*self.sessions(), {"started": time.time(), "environment": environment()}]
+        )
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, without its name."""
+    found = {"catchweight": __version__, "python": platform.python_version()}
+    for package in VERSIONS:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found | {
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": str(os.cpu_count()),
+    }
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run in one line.
+
+    Attributes:
+        state: "running", "finished", "stopped" (goes on with the same command) or "unreadable".
+        stage: the last one that finished; empty: none has.
+        best: the best known candidate within the budget; None: none has a score.
+        score: its score, or the best validation score of a training under way.
+        reason: why it stopped or cannot be read.
+    """
+
+    folder: Path
+    state: str
+    stage: str = ""
+    budget: str = ""
+    target: str = ""
+    best: Candidate | None = None
+    score: float | None = None
+    created: float = 0.0
+    reason: str = ""
+
+
+def summarise(folder: Path) -> RunSummary:
+    """The run in ``folder`` in one line; a damaged one is "unreadable" instead of an error."""
+    try:
+        run = Run(folder)
+        done = run.stages()
+        best = max(filter(None, map(known_front(run).best, run.budgets)), key=lambda c: c.score or 0.0, default=None)
+        state = "running" if run.holder else "finished" if run.finished else "stopped"
+        return RunSummary(
+            Path(folder), state, done[-1] if done else "", "; ".join(map(str, run.budgets)),
+            str(run.request["target"]), best, best.score if best else _best_training(run), run.created,
+            run.stopped if state == "stopped" else "",
+        )  # fmt: skip
+    except (CatchweightError, KeyError, TypeError, ValueError, OSError) as error:
+        return RunSummary(Path(folder), "unreadable", reason=str(error))
+
+
+def find_runs(folder: Path) -> tuple[RunSummary, ...]:
+    """Every run in or below ``folder``; the single budgets of a run are not listed by themselves.
+
+    Raises:
+        CatchweightError: there is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise CatchweightError(f"{folder} is not a folder: name one that holds run folders")
+    found = sorted(path.parent for path in Path(folder).rglob("run.json"))
+    return tuple(summarise(path) for path in found if path.parent.name != "points")
+
+
+def known_front(run: Run) -> Front:
+    """The front as far as it is known: final, after the search, or only screened (no scores)."""
+    if run.path("front.json").exists():
+        return Front.read(run.path("front.json"))
+    if run.points:
+        return Front().merge(*(known_front(point) for point in run.points))
+    searched, screened = run.result("search"), run.result("screen")
+    if isinstance(searched, dict) and "candidates" in searched:
+        return Front.from_json(searched)
+    if isinstance(screened, dict) and "allowed" in screened:
+        return Front.from_json({"candidates": [*screened["allowed"], *screened.get("dropped", [])]})
+    return Front()
+
+
+def _best_training(run: Run) -> float | None:
+    """Best validation score in the training logs (``metrics.csv``) below the folder."""
+    scores: list[float] = []
+    for path in run.folder.rglob("metrics.csv"):
+        with suppress(OSError, ValueError), path.open(newline="", encoding="utf-8") as file:
+            scores += [float(row["val_miou"]) for row in csv.DictReader(file) if row.get("val_miou")]
+    return max(scores, default=None)
+
+
+def _claim(path: Path, value: dict[str, Any]) -> None:
+    """Write ``run.json`` in one step, unless another start has just done so: then that one stands."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_json(aside, value)
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _read_lock(lock: Path) -> dict[str, Any]:
+    """What the holder wrote; empty while it has not yet, or has just left."""
+    try:
+        known = json.loads(lock.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) and "pid" in known else {}
+
+
+def _holder_words(lock: Path) -> str:
+    known = _read_lock(lock)
+    return f"process {known['pid']} on {known['host']}" if known else "a process that has just started"
 
 
 def _living_holder(lock: Path) -> int | None:
-    """Process number in the lock if that very process is alive (on this host), else ``None``."""
-    if not lock.exists():
+    """Process number in the lock if that very process is alive; of another host we only know what it wrote."""
+    known = _read_lock(lock)
+    if not known:
         return None
-    known = read_json(lock)
     if known.get("host") != platform.node():
-        raise CatchweightError(
-            f"{lock.parent} is locked by process {known['pid']} on {known['host']}; remove {lock} if it is gone"
-        )
+        return int(known["pid"])
     try:
         process = psutil.Process(known["pid"])
         alive = abs(process.create_time() - known["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return None
     return int(known["pid"]) if alive else None
 

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from types import FrameType
 
 from ..errors import CatchweightError
 
 DEBUG = "--debug"
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, which ends a command the way Ctrl-C does: tidied up, and to be gone on with."""
 
 
 def main() -> None:
@@ -16,6 +22,7 @@ def main() -> None:
     sys.argv = [argument for argument in sys.argv if argument != DEBUG]
     from .app import app
 
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except CatchweightError as error:
@@ -23,11 +30,25 @@ def main() -> None:
             raise
         print(f"catchweight: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    except KeyboardInterrupt:
-        if debug:
+    except (KeyboardInterrupt, SystemExit) as end:
+        stop = _interruption(end)
+        if debug or stop is None:
             raise
         print("\ncatchweight: stopped; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(143 if isinstance(stop, TerminatedError) else 130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise TerminatedError("terminated")
+
+
+def _interruption(end: BaseException | None) -> KeyboardInterrupt | None:
+    """The interruption that ended the program; typer turns it into an exit code without a word."""
+    while end is not None and not isinstance(end, KeyboardInterrupt):
+        end = end.__cause__ or end.__context__
+    return end

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False, soft_wrap=True)
 
-COMPARABLE = ("data", "target", "threads")
-"""Settings of a run that its scores and costs depend on."""
-
 Paths = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or front.json files.")]
 Budgets = Annotated[
     list[str] | None, typer.Option("--budget", help='E.g. "latency<=5ms": tells the best within it. May be repeated.')
@@ -61,6 +58,7 @@ def _read(paths: Sequence[Path]) -> dict[str, Front]:
     from ..errors import CatchweightError
     from ..files import read_json
     from ..front import Front
+    from ..report.compare import require_comparable
 
     requests: dict[str, dict[str, Any]] = {}
     fronts: dict[str, Front] = {}
@@ -72,14 +70,7 @@ def _read(paths: Sequence[Path]) -> dict[str, Front]:
         run = file.parent / "run.json"
         if run.exists():
             requests[str(path)] = read_json(run).get("request", {})
-    for name, request in requests.items():
-        first, known = next(iter(requests.items()))
-        for key in COMPARABLE:
-            if request.get(key) != known.get(key):
-                raise CatchweightError(
-                    f"{first} and {name} do not compare: {key} is {known.get(key)} there and {request.get(key)} here; "
-                    "show them one at a time"
-                )
+    require_comparable(requests)
     return fronts
 
 

@@ -1,10 +1,10 @@
-"""``fit``, ``demo``, ``train`` and ``report``."""
+"""``fit``, ``demo`` and ``train``."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,9 +12,16 @@ from rich.markup import escape
 
 from .options import DataPath, Format, Seed, Settings, Size, Target, Threads, Weights, parse_minutes, parse_size
 
+if TYPE_CHECKING:
+    from ..data import SegmentationData
+    from ..train.distill import Distiller
+
 console = Console(highlight=False, soft_wrap=True)
+DISTILL = "distill."
+"""Settings of ``train`` that begin so are those of the distillation."""
 DEMO_BUDGET = "latency<=10ms"
 DEMO_SETTINGS = (
+    "search.strategy=whole",
     "search.networks=[eseg_lite_s, timm/tf_efficientnet_lite0+fpn]",
     "search.scales=[1.0, 0.7]",
     "search.most=3",
@@ -37,6 +44,10 @@ class Clock:
 
 Run = Annotated[Path, typer.Option("--run", help="Run folder. The same command again goes on in it.")]
 Budget = Annotated[str, typer.Option("--budget", help='Upper limits, e.g. "latency<=15ms, params<=5M".')]
+Budgets = Annotated[
+    list[str],
+    typer.Option("--budget", help='Upper limits, e.g. "latency<=15ms, params<=5M". Repeat it for several networks.'),
+]
 Time = Annotated[
     str | None, typer.Option("--time", metavar="20m", help="Bound on the whole job; training is planned to fit.")
 ]
@@ -45,7 +56,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print t
 
 def fit(
     path: DataPath,
-    budget: Budget,
+    budget: Budgets,
     target: Target = "onnxruntime:cpu",
     run: Run = Path("runs/fit"),
     size: Size = None,
@@ -59,12 +70,14 @@ def fit(
 ) -> None:
     """Find, train, export and prove the best network within a budget.
 
-    Candidates are exported and measured on the target before any training; those within the budget are trained at
-    growing length, the best one fully. The ONNX file is compared with the trained network on the validation images
-    and measured again. The run folder holds every result and report.html; kill it, and the same command goes on.
+    Learns how fast this target is, trains a supernet that holds thousands of networks, searches it for those that make
+    the budget, measures the best ones on the target and trains them on. The ONNX file is compared with the trained
+    network on the validation images and measured again. The run folder holds every result and report.html; kill it,
+    and the same command goes on.
 
-    --size is the largest input considered (default: the size of the images). --set reaches every setting, e.g.
-    --set train.epochs=60 --set search.networks="[eseg_lite_s, timm/resnet18+fpn]".
+    Several --budget give several networks from one search. --size is the largest input considered (default: the size
+    of the images). --set search.strategy=whole races published networks instead; --set reaches every setting, e.g.
+    --set train.epochs=60 --set search.backbone=tf_efficientnet_lite1.
     """
     from ..data import open_data
     from ..fitting import FitSettings, describe_plan, prepare
@@ -79,7 +92,8 @@ def fit(
         _show_plan(describe_plan(prepare(data, budget, **wanted)))
         return
     result = fit_(data, budget, **wanted)
-    console.print(f"\n[bold green]within budget[/bold green]: {escape(str(result.file))}")
+    for point in result.points:
+        console.print(f"[bold green]within {escape(point.budget)}[/bold green]: {escape(str(point.file))}")
     console.print(f"next: catchweight predict IMAGES --model {escape(str(result.file))} --out predictions", style="dim")
 
 
@@ -125,8 +139,18 @@ def train(
     seed: Seed = 0,
     format_: Format = "auto",
     settings: Settings = None,
+    teacher: Annotated[
+        Path | None, typer.Option("--teacher", help="A trained network (model.pt, best.pt) to learn from as well.")
+    ] = None,
+    teacher_size: Annotated[
+        str | None, typer.Option("--teacher-size", metavar="HxW", help="At which the teacher sees the images.")
+    ] = None,
 ) -> None:
-    """Train one network; kill it at any moment, the same command goes on. `--set lr=0.01` overrides the recipe."""
+    """Train one network; kill it at any moment, the same command goes on. `--set lr=0.01` overrides the recipe.
+
+    With --teacher it is distilled: beside the labels it learns what the teacher says at each pixel. Settings such as
+    `--set distill.kl=2` say what is compared: distill.kl, .kl_temperature, .cwd, .features, .layers.
+    """
     import torch
 
     from ..config import override, save_yaml
@@ -142,17 +166,32 @@ def train(
         raise unknown("recipe", recipe, RECIPES)
     data = open_data(path, format_, seed=seed)
     values = RECIPES[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
-    values = override(values, [setting.removeprefix("train.") for setting in settings or ()])
+    wanted = [setting.removeprefix("train.") for setting in settings or ()]
+    values = override(values, [setting for setting in wanted if not setting.startswith(DISTILL)])
+    objective = _distiller(teacher, teacher_size, [s for s in wanted if s.startswith(DISTILL)], data)
     torch.manual_seed(values.seed)
     net = build_network(network, len(data.classes), width=width, weights=weights, aux=values.loss.aux > 0)
     save_yaml(out / "recipe.yaml", values)
-    result = train_(net, data, values, out, cache=PixelCache())
+    if objective is not None:
+        save_yaml(out / "distill.yaml", objective.terms)
+    result = train_(net, data, values, out, cache=PixelCache(), objective=objective)
     console.print(f"best val mIoU {result.score:.4f} at epoch {result.best_epoch}: {escape(str(result.best))}")
 
 
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a fit.")]) -> None:
-    """Write report.html of a run again, finished or not."""
-    from ..report.build import write_run_report
-    from ..run import Run as RunFolder
+def _distiller(teacher: Path | None, size: str | None, settings: list[str], data: SegmentationData) -> Distiller | None:
+    """What ``--teacher`` and the settings below ``distill.`` ask for.
 
-    console.print(escape(str(write_run_report(RunFolder(run)))))
+    Raises:
+        UsageError: settings of distillation without a teacher, an unknown one, or a teacher of other classes.
+    """
+    from ..config import override
+    from ..errors import UsageError
+    from ..train.distill import Distiller, DistillTerms, load_teacher
+
+    if teacher is None:
+        if size is not None or settings:
+            given = "--teacher-size" if size is not None else f"--set {settings[0]}"
+            raise UsageError(f"{given} is about distillation: name the teacher, e.g. --teacher runs/fit/model.pt")
+        return None
+    terms = override(DistillTerms(), [setting.removeprefix(DISTILL) for setting in settings])
+    return Distiller(load_teacher(teacher, data.classes), terms, parse_size(size))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from ..errors import unknown
-from . import encoder_decoder, eseg, fasterseg, ffnet
+from . import dpc, elastic, encoder_decoder, eseg, fasterseg, ffnet
 from .segmentation import Family, NetSpec, SegmentationNet, Weights
 
 FAMILIES: tuple[Family, ...] = (
     eseg.FAMILY,
     ffnet.FAMILY,
     fasterseg.FAMILY,
+    elastic.FAMILY,
+    dpc.FAMILY,
     encoder_decoder.FAMILY,
 )
 

@@ -97,6 +97,11 @@ class SegmentationNet(nn.Module, ABC):
     def feature_info(self) -> list[FeatureInfo]:
         """The encoder's feature maps, finest first."""
 
+    @property
+    def feature_places(self) -> list[str]:
+        """Where the maps of ``feature_info`` come out: a module, and the item of its output, e.g. ``backbone[2]``."""
+        return [f"backbone[{number}]" for number in range(len(self.feature_info))]
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K, H, W)."""
         return F.interpolate(self.logits(x), size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from .html import (
-    CandidateRow,
-    Example,
-    ReportData,
-    Snippet,
-    StageRow,
-    Verdict,
-    render_report,
-    write_report,
-)
+from .html import Example, PointRow, ReportData, Snippet, Source, StageRow, Verdict, render_report, write_report
 
 __all__ = [
-    "CandidateRow",
     "Example",
+    "PointRow",
     "ReportData",
     "Snippet",
+    "Source",
     "StageRow",
     "Verdict",
     "render_report",

@@ -3,134 +3,201 @@
 from __future__ import annotations
 
 import csv
-import platform
+import hashlib
+import shlex
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import quote
 
-import onnxruntime
-import torch
-
-from .. import __version__
-from ..budget import Budget, format_quantity
+from ..budget import Budget, Limit, format_quantity
+from ..errors import CatchweightError
 from ..files import read_json
 from ..front import Candidate, Front
-from ..run import Run
-from ..spaces.whole import label, size_of
-from .html import CandidateRow, Example, ReportData, Snippet, StageRow, Verdict, write_report
+from ..run import FINAL_STAGE, Run, environment
+from .examples import ensure_examples
+from .front_plot import candidate_name
+from .history import front_so_far, search_history
+from .html import Example, PointRow, ReportData, Snippet, Source, StageRow, Verdict, write_report
+from .inputs import Ablation, Blocks, Predictions, read_baselines, read_input
 
-STAGES = ("data", "screen", "plan", "search", "train", "export", "measure")
+RACE = ("data", "screen", "plan", "search", "train", "export", FINAL_STAGE)
+"""Stages that every budget goes through; a search may have more before them."""
+
+T = TypeVar("T")
 
 
 def write_run_report(run: Run, stopped: str = "") -> Path:
-    """Write ``report.html`` of ``run`` from what its stages have left so far."""
-    return write_report(run.folder, report_data(run, stopped))
+    """Write ``report.html`` of ``run`` from what its stages have left so far.
+
+    Args:
+        run: finished or not.
+        stopped: why ``fit`` ends early; kept in the folder for later reports. An interrupted run is not kept waiting
+            for pictures that take time.
+
+    Raises:
+        CatchweightError: the folder cannot be written.
+    """
+    if stopped:
+        run.note_stop(stopped)
+    return write_report(run.folder, report_data(run, draw=not stopped))
 
 
-def report_data(run: Run, stopped: str = "") -> ReportData:
-    """Read the run folder; what is not there yet stays at its default."""
-    budget = Budget.parse(run.request["budget"])
-    final = run.result("measure")
-    chosen = Candidate.from_json(final) if final else None
-    latency = _json(run.path("latency.json"), {}).get("used", {})
+def report_data(run: Run, draw: bool = False) -> ReportData:
+    """Read the run folder; what is not there yet stays at its default, what cannot be read is named in ``notes``.
+
+    Args:
+        run: finished or not.
+        draw: also draw example predictions, should they be missing.
+    """
+    reader = _Reader()
+    front = reader(lambda: front_so_far(run), Front())
+    chosen = reader(lambda: _chosen(run, front), None)
+    latency = reader(lambda: _json(run.path("latency.json")), {})
+    examples = reader(lambda: _examples(run, draw), ((), ""))
     return ReportData(
-        title=f"{Path(run.request['data']).name}: {budget}",
-        subtitle=_subtitle(chosen, run.request["target"]),
-        stopped=stopped,
-        verdicts=tuple(_verdict(limit, chosen, latency) for limit in budget.limits),
-        candidates=_rows(run, chosen),
-        latency_limit_ms=next((limit.value for limit in budget.limits if limit.name == "latency"), None),
+        title=f"{Path(run.request['data']).name}: {'; '.join(map(str, run.budgets))}",
+        subtitle=_subtitle(chosen, run),
+        stopped=run.stopped,
+        verdicts=() if run.points else tuple(_verdict(x, chosen, latency) for b in run.budgets for x in b.limits),
+        points=tuple(_point(point, reader) for point in run.points),
+        budgets=run.budgets,
+        front=front,
+        chosen=chosen,
+        baselines=reader(lambda: read_baselines(run.found("baselines.json")), {}),
+        evaluations=reader(lambda: search_history(run), ()),
+        blocks=reader(lambda: read_input(Blocks, run.path("blocks.json")), None),
+        predictions=reader(lambda: read_input(Predictions, run.found("predictions.json")), None),
+        ablation=reader(lambda: read_input(Ablation, run.path("ablation.json")), None),
         file_bytes=chosen.cost.file_bytes if chosen else None,
-        history=_history(run.path("train", "metrics.csv")),
-        **_score(run),
-        examples=_examples(run),
-        latency=latency,
+        history=reader(lambda: _history(run), ()),
+        **reader(lambda: _score(run), {}),
+        examples=examples[0],
+        examples_note=examples[1],
+        latency=latency.get("used", {}),
         target=_target(run.request),
-        verification=_json(run.path("verification.json"), {}),
-        data=_json(run.path("data.json"), {}),
-        stages=tuple(StageRow(name=name, seconds=run.seconds(name)) for name in STAGES),
+        verification=reader(lambda: _json(run.path("verification.json")), {}),
+        data=reader(lambda: _json(run.found("data.json")), {}),
+        stages=reader(lambda: _stages(run), ()),
         snippets=_snippets(run) if run.path("model.onnx").exists() else (),
-        config_yaml=_text(run.path("fit.yaml")),
-        environment=environment(),
+        config_yaml=reader(lambda: _text(run.path("fit.yaml")), ""),
+        environment=reader(lambda: _environment(run), {}),
+        sources=reader(lambda: tuple(_sources(run)), ()),
+        notes=tuple(dict.fromkeys(reader.faults)),
     )
 
 
-def environment() -> dict[str, str]:
-    """Versions and machine, without its name."""
-    return {
-        "catchweight": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+class _Reader:
+    """Calls readers; a damaged file costs its section, not the report."""
+
+    def __init__(self) -> None:
+        self.faults: list[str] = []
+
+    def __call__(self, read: Callable[[], T], otherwise: T) -> T:
+        try:
+            return read()
+        except CatchweightError as error:
+            self.faults.append(str(error))
+        except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+            self.faults.append(f"a file of the run is not as expected ({type(error).__name__}: {error})")
+        return otherwise
 
 
-def _subtitle(chosen: Candidate | None, target: str) -> str:
+def _chosen(run: Run, front: Front) -> Candidate | None:
+    """The measured winner, also of a run whose budget was missed."""
+    final = run.result(FINAL_STAGE)
+    if final:
+        return Candidate.from_json(final)
+    return None if run.points else next((c for c in front.candidates if c.note == "chosen"), None)
+
+
+def _subtitle(chosen: Candidate | None, run: Run) -> str:
+    target = _target(run.request)
+    if run.points:
+        return f"{len(run.budgets)} budgets on {target}" + ("" if run.finished else "; not finished")
     if chosen is None or chosen.score is None or chosen.cost.latency_ms is None:
         return f"on {target}; not finished"
-    return f"{label(chosen.arch)}: {chosen.score:.3f} val mIoU at {chosen.cost.latency_ms:.2f} ms on {target}"
+    return f"{candidate_name(chosen.arch)}: {chosen.score:.3f} val mIoU at {chosen.cost.latency_ms:.2f} ms on {target}"
 
 
-def _verdict(limit: Any, chosen: Candidate | None, latency: dict[str, Any]) -> Verdict:
+def _verdict(limit: Limit, chosen: Candidate | None, latency: dict[str, Any]) -> Verdict:
     measured = limit.measured(chosen.cost) if chosen else None
     if measured is None:
         return Verdict(budget=str(limit))
-    note = f"spread {latency['spread']:.0%}, {latency['n']} runs" if limit.name == "latency" and latency else ""
     return Verdict(
-        budget=str(limit), measured=format_quantity(limit.name, measured), ok=measured <= limit.value, note=note
+        budget=str(limit),
+        measured=format_quantity(limit.name, measured),
+        ok=measured <= limit.value,
+        note=_spread(latency, limit.value) if limit.name == "latency" and latency else _room(measured, limit.value),
     )
 
 
-def _rows(run: Run, chosen: Candidate | None) -> tuple[CandidateRow, ...]:
-    """The front as far as it is known: final, after the search, or only screened."""
-    front = _json(run.path("front.json"), None) or run.result("search")
-    screened = run.result("screen")
-    if front is None and screened is not None:
-        front = {"candidates": screened["allowed"] + screened["dropped"]}
-    if front is None:
-        return ()
-    known = Front.from_json(front)
-    on_front = {candidate.arch for candidate in known.points}
-    return tuple(_row(c, c.arch in on_front, chosen is not None and c.arch == chosen.arch) for c in known.candidates)
+def _room(measured: float, limit: float) -> str:
+    share = measured / limit
+    return f"{1 - share:.0%} below the limit" if share <= 1 else f"{share - 1:.1%} over the limit"
 
 
-def _row(candidate: Candidate, on_front: bool, chosen: bool) -> CandidateRow:
-    return CandidateRow(
-        name=candidate.arch["network"],
-        size=size_of(candidate.arch),
-        width=candidate.arch["width"],
-        latency_ms=candidate.cost.latency_ms,
-        params=candidate.cost.params,
-        macs=candidate.cost.macs,
-        status=candidate.note,
-        score=candidate.score,
-        epochs=candidate.epochs or None,
-        on_front=on_front,
-        chosen=chosen,
+def _spread(latency: dict[str, Any], limit: float) -> str:
+    """How sure a latency is: the spread of single runs, the repeated measurements, and whether they cross the limit."""
+    used = latency["used"]
+    medians = sorted(float(m["median_ms"]) for m in latency.get("all", []))
+    said = [
+        f"{_room(used['median_ms'], limit)}; median of {used['n']} runs, of which 10 % are below {used['p10_ms']:.2f} "
+        f"and 10 % above {used['p90_ms']:.2f} ms (spread {used['spread']:.0%})"
+    ]
+    if len(medians) > 1:
+        said.append(
+            f"measured {len(medians)} times: {', '.join(f'{m:.2f}' for m in medians)} ms, the middle one counts"
+        )
+    if used["p90_ms"] > limit >= used["median_ms"]:
+        said.append("some single runs take longer than the limit: it is the median that keeps it")
+    return "; ".join(said)
+
+
+def _point(run: Run, reader: _Reader) -> PointRow:
+    front = reader(lambda: front_so_far(run), Front())
+    chosen = reader(lambda: _chosen(run, front), None)
+    budget = run.budgets[0]
+    state = "open" if chosen is None else "passed" if budget.allows(chosen.cost) else "failed"
+    return PointRow(
+        budget=str(budget),
+        verdict=state,
+        network=candidate_name(chosen.arch) if chosen else "",
+        score=chosen.score if chosen else None,
+        measured=_measured(budget, chosen),
+        link=quote(f"points/{run.folder.name}/report.html") if run.path("report.html").exists() else "",
     )
 
 
-def _history(path: Path) -> tuple[dict[str, Any], ...]:
+def _measured(budget: Budget, chosen: Candidate | None) -> str:
+    values = [(limit.name, limit.measured(chosen.cost)) for limit in budget.limits] if chosen else []
+    return ", ".join(f"{name} {format_quantity(name, value)}" for name, value in values if value is not None)
+
+
+def _history(run: Run) -> tuple[dict[str, Any], ...]:
+    """Epochs of the final training, or of the supernet's where several budgets share that."""
+    own, shared = run.path("train", "metrics.csv"), run.path("supernet", "metrics.csv")
+    path = own if own.exists() else shared
     if not path.exists():
         return ()
     with path.open(newline="", encoding="utf-8") as file:
         return tuple({key: _number(value) for key, value in row.items()} for row in csv.DictReader(file))
 
 
-def _number(text: str) -> float | None:
+def _number(text: str | None) -> float | None:
     return float(text) if text else None
 
 
 def _score(run: Run) -> dict[str, Any]:
     """Scores of the trained network, as far as the training got."""
-    score = _json(run.path("train", "score.json"), None)
-    data = _json(run.path("model.json"), {})
+    score, data = _json(run.path("train", "score.json")), _json(run.path("model.json"))
     classes = data.get("classes", [])
     named = {
         "class_names": tuple(c["name"] for c in classes),
         "class_colors": tuple(tuple(c["color"]) for c in classes),
     }
-    if score is None:
+    if not score:
         return named
     return named | {
         "miou": score["miou"],
@@ -142,15 +209,26 @@ def _score(run: Run) -> dict[str, Any]:
     }
 
 
-def _examples(run: Run) -> tuple[Example, ...]:
-    found = []
-    examples, grid = run.path("train", "examples.png"), run.path("data.png")
-    if examples.exists():
+def _examples(run: Run, draw: bool) -> tuple[tuple[Example, ...], str]:
+    path = run.path("examples", "examples.json")
+    known = ensure_examples(run) if draw else _json(path)
+    found = [
+        Example(
+            caption=f"{entry['kind']}: {entry['id']}, mIoU {entry['miou']:.2f}",
+            images={label: run.path("examples", Path(name).name) for label, name in entry["files"].items()},
+        )
+        for entry in known.get("examples", [])
+    ]
+    note = known.get("note", "")
+    if found:
+        note = f"The worst and the best of {known['scored']} validation images, predicted by the exported file."
+    training, grid = run.path("train", "examples.png"), run.found("data.png")
+    if not found and training.exists():
         caption = "Validation images: the worst, the median and the best; image, truth, prediction"
-        found.append(Example(caption=caption, images={"": examples}))
+        found.append(Example(caption=caption, images={"": training}))
     if grid.exists():
         found.append(Example(caption="The data set", images={"": grid}))
-    return tuple(found)
+    return tuple(found), note
 
 
 def _target(request: dict[str, Any]) -> str:
@@ -158,19 +236,82 @@ def _target(request: dict[str, Any]) -> str:
     return f"{request['target']}, {threads} threads" if threads else str(request["target"])
 
 
+def _stages(run: Run) -> tuple[StageRow, ...]:
+    parent = run.parent
+    shared = [(name, parent) for name in parent.stages() if name != "data"] if parent else []
+    done = [*shared, *((name, run) for name in run.stages())]
+    rows = [StageRow(name=name, seconds=holder.seconds(name)) for name, holder in done]
+    known = {row.name for row in rows}
+    missing = () if run.points else (StageRow(name=name) for name in RACE if name not in known)
+    return (*rows, *missing)
+
+
+def _environment(run: Run) -> dict[str, str]:
+    """Of the session that ended the run; the seed first."""
+    seed = run.request.get("settings", {}).get("train", {}).get("seed")
+    sessions = (run.parent or run).sessions()
+    found = {} if seed is None else {"seed": str(seed)}
+    if sessions:
+        found |= {name: str(value) for name, value in sessions[-1]["environment"].items()}
+        found["sessions"] = str(len(sessions))
+        others = {str(session["environment"]) for session in sessions[:-1]} - {str(sessions[-1]["environment"])}
+        return found | ({"note": "earlier sessions had other versions; see sessions.json"} if others else {})
+    return found | environment() | {"note": "of this report: the run did not record its own"}
+
+
+def _sources(run: Run) -> list[Source]:
+    """What the page's figures were read from; only files that are there."""
+    model, onnx = _json(run.path("model.json")), run.path("model.onnx")
+    digest = hashlib.sha256(onnx.read_bytes()).hexdigest() if onnx.exists() else ""
+    by = f"catchweight {model.get('version', '?')}, commit {str(model.get('git_commit') or 'unknown')[:12]}"
+    data = _json(run.found("data.json"))
+    rows = (
+        ("verdict, latency", "latency.json", "the exported file, run on the target with fresh sessions"),
+        ("front, costs, scores", "front.json", "latency measured on the target unless a note says it was predicted; "
+         "parameters and multiply-adds counted from the network"),
+        ("mIoU, IoU by class, confusion", "train/score.json", "validation images at the labels' own resolution"),
+        ("same network?", "verification.json", "exported file against the trained network, image by image"),
+        ("training curves", "train/metrics.csv", "one line an epoch"),
+        ("search history", "history.json", "in the order found"),
+        ("search history", "study.db", "Optuna study: the race of the finalists"),
+        ("search history", "explore.db", "Optuna study: members scored with the supernet's weights"),
+        ("blocks", "blocks.json", "ONNX Runtime's profile against the device's measured peaks"),
+        ("predicted latency", "predictions.json", "networks that the predictor had not seen"),
+        ("stages left out", "ablation.json", "as the run wrote it"),
+        ("baselines", "baselines.json", "as the run wrote it"),
+        ("example images", "examples/examples.json", "predicted by the exported file"),
+        ("data", "data.json", f"fingerprint {str(data.get('fingerprint', ''))[:16]}"),
+        ("the file", "model.onnx", f"sha256 {digest[:16]}; written by {by}"),
+        ("configuration", "fit.yaml", "all settings, defaults included"),
+    )  # fmt: skip
+    return [Source(figure=f, file=name, how=how) for f, name, how in rows if run.found(*name.split("/")).exists()]
+
+
 def _snippets(run: Run) -> tuple[Snippet, ...]:
-    file = run.path("model.onnx")
-    python = f'from catchweight import Segmenter\n\nmask = Segmenter({str(file)!r})("photo.jpg")  # (H, W) uint8'
+    file = str(run.path("model.onnx"))
+    python = (
+        f"from catchweight import Segmenter\n\nsegment = Segmenter({file!r})\n"
+        'mask = segment("photo.jpg")  # (H, W) uint8'
+    )
     return (
         Snippet(title="Python", text=python),
-        Snippet(title="Predict", text=f"catchweight predict photos/ --model '{file}' --out predictions"),
-        Snippet(title="Measure", text=f"catchweight bench '{file}'"),
+        Snippet(title="Predict", text=f"catchweight predict photos/ --model {shlex.quote(file)} --out predictions"),
+        Snippet(title="Measure", text=f"catchweight bench {shlex.quote(file)}"),
+        Snippet(title="Score", text=f"catchweight eval {shlex.quote(file)} {shlex.quote(str(run.request['data']))}"),
     )
 
 
-def _json(path: Path, default: Any) -> Any:
-    return read_json(path) if path.exists() else default
+def _json(path: Path) -> dict[str, Any]:
+    """The file's table; empty where there is none."""
+    if not path.exists():
+        return {}
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise CatchweightError(f"{path} holds {type(found).__name__}, not a table")
+    return found
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    with suppress(FileNotFoundError):
+        return path.read_text(encoding="utf-8", errors="replace")
+    return ""

@@ -5,7 +5,10 @@ Colours are those of Okabe and Ito (2008), told apart with any colour vision; sh
 
 from __future__ import annotations
 
+import hashlib
 import html
+import json
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from ..budget import QUANTITIES, Budget, display_unit, format_quantity, measured
 from ..errors import unknown
 from ..files import write_text, written_aside
 from ..front import Arch, Candidate, Front
+from ..spaces.whole import label
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -29,8 +33,9 @@ INK, MUTED, GRID = "#1b2129", "#5a6572", "#dfe3e8"
 TWILIGHT = "#7b8794"
 """Text that can be read on a light and on a dark page."""
 
-Baselines = Mapping[str, Iterable[Candidate]]
-"""Networks to compare with, by the name that the legend shows: published ones, or the fronts of other runs."""
+Baselines = Mapping[str, Iterable[Candidate] | Front]
+"""Networks to compare with, by the name that the legend shows: published ones, or the fronts of other runs, of which
+the non-dominated ones are drawn and joined."""
 
 MOST_NAMED = 12
 """Points of a still picture that are named below it."""
@@ -41,7 +46,7 @@ _BASELINE_LOOKS = (
     (GREEN, "D", "diamond"),
     (PURPLE, "^", "triangle-up"),
     (SKY, "v", "triangle-down"),
-    (INK, "P", "cross"),
+    (TWILIGHT, "P", "cross"),
 )
 
 
@@ -121,6 +126,26 @@ def front_html(
     return text
 
 
+def front_figure(
+    front: Front, *, budgets: Sequence[Budget] = (), baselines: Baselines | None = None, quantity: str = "latency"
+) -> dict[str, Any]:
+    """The same plot as plotly's own JSON (``data``, ``layout``), for a page that brings plotly.js and shows several.
+
+    The ``ids`` of a trace are its candidates' :func:`candidate_key`, so that a page can tell which one was clicked.
+
+    Raises:
+        UsageError: unknown quantity.
+    """
+    figure: dict[str, Any] = json.loads(_plotly_figure(_scene(front, budgets, baselines or {}, quantity)).to_json())
+    return {name: figure[name] for name in ("data", "layout")}
+
+
+def candidate_key(candidate: Candidate) -> str:
+    """A short name of a candidate for a page: equal ones have the same."""
+    said = json.dumps(candidate.to_json(), sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
 def front_page(front: Front, path: Path, *, title: str = "Front", **wanted: Any) -> Path:
     """Write :func:`front_html` as one page that needs no other file; ``wanted`` are its other arguments.
 
@@ -175,16 +200,27 @@ def arch_words(arch: Arch) -> str:
     return ", ".join([*([network] if network else []), *others])
 
 
+def candidate_name(arch: Arch) -> str:
+    """The name that folders and progress lines use, else the architecture's words, cut short."""
+    return label(arch) if "size" in arch else _short(arch_words(arch), 48)
+
+
 def _scene(front: Front, budgets: Sequence[Budget], baselines: Baselines, quantity: str) -> _Scene:
     points = front.points_in(quantity)
     limits = [limit.value for budget in budgets for limit in budget.limits if limit.name == quantity]
-    others = {name: _drawable(Front(tuple(found)), quantity) for name, found in baselines.items()}
+    others = {
+        name: found.points_in(quantity) if isinstance(found, Front) else _drawable(Front(tuple(found)), quantity)
+        for name, found in baselines.items()
+    }
     drawn = _drawable(front, quantity)
     best = tuple(dict.fromkeys(c for budget in budgets if (c := front.best(budget)) is not None and c in drawn))
     knee = front.knee(quantity)
     looks = _BASELINE_LOOKS * (1 + len(others) // len(_BASELINE_LOOKS))
     series = (
-        *(_Series(name, found, *look) for (name, found), look in zip(others.items(), looks, strict=False)),
+        *(
+            _Series(name, found, *look, steps=isinstance(baselines[name], Front))
+            for (name, found), look in zip(others.items(), looks, strict=False)
+        ),
         _Series("dominated", tuple(c for c in drawn if c not in points), BLUE, "o", "circle", 7, filled=False),
         _Series("knee", (knee,) if knee else (), RED, "s", "square", 14, filled=False),
         _Series("best in budget", best, ORANGE, "*", "star", 17),
@@ -237,6 +273,7 @@ def _trace(scene: _Scene, series: _Series) -> dict[str, Any]:
         "name": html.escape(series.name),
         "x": [scene.x(c) for c in series.candidates],
         "y": [c.score for c in series.candidates],
+        "ids": [candidate_key(c) for c in series.candidates],
         "customdata": [_hover(c) for c in series.candidates],
         "hovertemplate": "%{customdata}<extra>%{fullData.name}</extra>",
         "marker": {
@@ -259,7 +296,8 @@ def _hover(candidate: Candidate) -> str:
     ]
     score = f"score {candidate.score:.4f}" + (f" after {candidate.epochs} epochs" if candidate.epochs else "")
     note = [html.escape(candidate.note)] if candidate.note else []
-    return "<br>".join([f"<b>{html.escape(arch_words(candidate.arch))}</b>", score, *figures, *note])
+    words = [html.escape(line) for line in textwrap.wrap(arch_words(candidate.arch), 64)]
+    return "<br>".join([f"<b>{'<br>'.join(words)}</b>", score, *figures, *note])
 
 
 # The still picture

@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,23 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from .. import __version__
-from ..budget import format_quantity
+from ..budget import QUANTITIES, Budget, format_quantity, measured
 from ..errors import CatchweightError
 from ..files import write_text
+from ..front import Candidate, Front
+from ..targets.predictor import ErrorStatement
 from . import plots
+from .front_plot import Baselines, arch_words, candidate_key, candidate_name, front_figure
+from .inputs import Ablation, Blocks, Evaluation, Predictions
 
 MAX_IMAGE_WIDTH = 1400
 """Pixels; wider example pictures are shrunk before they go into the page."""
+MOST_ROWS = 40
+"""Candidates in the table; the others are one click away."""
 
 
 class _Facts(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class Verdict(_Facts):
@@ -46,23 +54,17 @@ class Verdict(_Facts):
     """For example the spread of the measurement."""
 
 
-class CandidateRow(_Facts):
-    """One line of the table and, with latency and score, one point of the front."""
+class PointRow(_Facts):
+    """One of several budgets of a run: what was made for it, and where its own report is."""
 
-    name: str
-    size: tuple[int, int]
-    """(H, W) in pixels."""
-    width: float = 1.0
-    latency_ms: float | None = None
-    params: float | None = None
-    macs: float | None = None
-    status: str = ""
-    """What became of it: "over the budget by 31%", "stopped after 10 epochs", "chosen"..."""
+    budget: str
+    verdict: str
+    """ "passed", "failed" or "open"."""
+    network: str = ""
     score: float | None = None
-    """Validation mIoU, 0..1, after ``epochs``."""
-    epochs: int | None = None
-    on_front: bool = False
-    chosen: bool = False
+    measured: str = ""
+    link: str = ""
+    """To its report, relative to this one."""
 
 
 class StageRow(_Facts):
@@ -80,6 +82,14 @@ class Example(_Facts):
     """Label (may be empty for a single picture) to file."""
 
 
+class Source(_Facts):
+    """Where a figure of the page comes from."""
+
+    figure: str
+    file: str
+    how: str
+
+
 class Snippet(_Facts):
     """A copyable way to use the result."""
 
@@ -95,8 +105,20 @@ class ReportData(_Facts):
     stopped: str = ""
     """Why the run ended before its end; empty when it did not."""
     verdicts: tuple[Verdict, ...] = ()
-    candidates: tuple[CandidateRow, ...] = ()
-    latency_limit_ms: float | None = None
+    points: tuple[PointRow, ...] = ()
+    """The budgets of a run of several; such a page shows what they share."""
+    budgets: tuple[Budget, ...] = ()
+    front: Front = Front()
+    """Every candidate that is known."""
+    chosen: Candidate | None = None
+    """The winner, once there is one."""
+    baselines: dict[str, tuple[Candidate, ...]] = Field(default_factory=dict)
+    """Networks to compare with, by name."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """Scores in the order the search found them."""
+    blocks: Blocks | None = None
+    predictions: Predictions | None = None
+    ablation: Ablation | None = None
     file_bytes: float | None = None
     """Size of the exported file."""
     history: tuple[dict[str, Any], ...] = ()
@@ -112,6 +134,8 @@ class ReportData(_Facts):
     confusion: tuple[tuple[int, ...], ...] = ()
     """Pixel counts, rows truth and columns prediction, in the order of ``class_names``."""
     examples: tuple[Example, ...] = ()
+    examples_note: str = ""
+    """How they were picked, or why there are none."""
     latency: dict[str, Any] = Field(default_factory=dict)
     """``Measurement.to_json()`` of the exported file."""
     target: str = ""
@@ -123,16 +147,18 @@ class ReportData(_Facts):
     snippets: tuple[Snippet, ...] = ()
     config_yaml: str = ""
     environment: dict[str, str] = Field(default_factory=dict)
-
-    @property
-    def chosen(self) -> CandidateRow | None:
-        """The winner, once there is one."""
-        return next((row for row in self.candidates if row.chosen), None)
+    sources: tuple[Source, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What could not be read of the run folder."""
 
     @property
     def verdict(self) -> str:
         """ "passed", "failed" or "open": the promise as a whole."""
-        states = [verdict.ok for verdict in self.verdicts]
+        if self.points:
+            states = [{"passed": True, "failed": False}.get(point.verdict) for point in self.points]
+            states += [None] * (len(self.budgets) - len(self.points))
+        else:
+            states = [verdict.ok for verdict in self.verdicts]
         if False in states or self.verification.get("passed") is False:
             return "failed"
         return "passed" if states and all(states) and not self.stopped else "open"
@@ -151,6 +177,22 @@ def write_report(folder: Path, data: ReportData) -> Path:
 
 def render_report(data: ReportData) -> str:
     """The page as text."""
+    rows = ordered(data.front.candidates, data.chosen)
+    first = data.chosen or next(iter(data.front.points), None)
+    return render(
+        "report.html", d=data, figures=_figures(data), rows=rows[:MOST_ROWS], more_rows=rows[MOST_ROWS:],
+        on_front=set(data.front.points), interactive=interactive(data.front, data.budgets, data.baselines),
+        first=candidate_key(first) if first else "", error=_error(data), **_lists(data), connect="",
+    )  # fmt: skip
+
+
+def render(template: str, **values: Any) -> str:
+    """A page of this folder; every value is escaped unless a plotting library wrote it."""
+    return _environment().get_template(template).render(version=__version__, zip=zip, plotly=plotly_js(), **values)
+
+
+@lru_cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("catchweight", "report"),
         autoescape=True,
@@ -164,11 +206,79 @@ def render_report(data: ReportData) -> str:
         "sha256": _sha256,
         "picture": _picture,
         "points": lambda value: f"{100 * value:.1f}",
+        "name": lambda candidate: candidate_name(candidate.arch),
+        "words": lambda candidate: arch_words(candidate.arch),
+        "key": candidate_key,
+        "json": _json_block,
     }
-    template = environment.get_template("report.html")
-    return template.render(
-        d=data, figures=_figures(data), rows=_ordered(data.candidates), version=__version__, zip=zip, **_lists(data)
-    )
+    return environment
+
+
+@lru_cache
+def plotly_js() -> Markup:
+    """The plotting library's script, brought along so that a page needs no network (4.8 MB)."""
+    from plotly.offline import get_plotlyjs
+
+    return Markup(get_plotlyjs())  # noqa: S704 - a library's own script
+
+
+def interactive(
+    front: Front, budgets: Sequence[Budget], baselines: Baselines, known: Front | None = None
+) -> dict[str, Any]:
+    """What the page's script draws: a plot for every cost that is known of the front, and a card a candidate.
+
+    Args:
+        front: drawn as the front.
+        budgets: drawn as lines.
+        baselines: drawn beside it, by name.
+        known: whose costs are offered; by default those of ``front``.
+
+    Returns:
+        Plain JSON values; empty if there is no candidate with a score and a cost.
+    """
+    offered = known or front
+    names = [name for name in QUANTITIES if len(offered.points_in(name)) > (name != "latency")]
+    if not names:
+        return {}
+    shown = {name: front_figure(front, budgets=budgets, baselines=baselines, quantity=name) for name in names}
+    on_front = set(offered.points)
+    drawn = [c for found in baselines.values() for c in (found.candidates if isinstance(found, Front) else found)]
+    cards = {candidate_key(c): _card(c, "on the front" if c in on_front else "") for c in (*front.candidates, *drawn)}
+    return {"figures": shown, "cards": cards}
+
+
+def _card(candidate: Candidate, place: str) -> dict[str, Any]:
+    """Everything that is known of a candidate, as text."""
+    score = [] if candidate.score is None else [("score", f"{candidate.score:.4f}")]
+    epochs = [("trained for", f"{candidate.epochs} epochs")] if candidate.epochs else []
+    costs = [(name, format_quantity(name, measured(name, candidate.cost) or 0.0)) for name in candidate.cost.stated()]
+    choices = [(name, _choice(value)) for name, value in candidate.arch.to_json().items()]
+    return {
+        "title": candidate_name(candidate.arch),
+        "note": "; ".join(filter(None, (candidate.note, place))),
+        "result": [*score, *epochs, *costs],
+        "choices": choices,
+    }
+
+
+def _error(data: ReportData) -> str:
+    """How far the predictions are off."""
+    points = data.predictions.points if data.predictions else ()
+    if not points:
+        return ""
+    return str(ErrorStatement.of([p.predicted_ms for p in points], [p.measured_ms for p in points]))
+
+
+def _choice(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _json_block(value: Any) -> Markup:
+    """JSON for a ``<script type="application/json">``: no character in it can end the element."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # noqa: S704 - escaped just now
 
 
 def _lists(data: ReportData) -> dict[str, Any]:
@@ -209,33 +319,45 @@ def duration(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _ordered(rows: Sequence[CandidateRow]) -> list[CandidateRow]:
-    """The winner, then by score, then the untrained by latency; numbers in plot and table follow this order."""
+def ordered(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Candidate]:
+    """The winner, then by score, then the untrained by latency."""
     never = float("inf")
 
-    def rank(row: CandidateRow) -> tuple[bool, float, float]:
-        return not row.chosen, -row.score if row.score is not None else never, row.latency_ms or never
+    def rank(c: Candidate) -> tuple[bool, float, float]:
+        return c != chosen, -c.score if c.score is not None else never, c.cost.latency_ms or never
 
-    return sorted(rows, key=rank)
+    return sorted(dict.fromkeys(candidates), key=rank)
 
 
 def _figures(data: ReportData) -> dict[str, Markup]:
-    """Every plot there are numbers for."""
+    """Every still plot there are numbers for."""
     drawn: dict[str, str] = {}
-    rows = _ordered(data.candidates)
-    if any(row.latency_ms is not None for row in rows):
-        drawn["front"] = plots.front(
-            [(i, r.latency_ms, r.score, r.on_front, r.chosen) for i, r in enumerate(rows, 1)], data.latency_limit_ms
-        )
-    if data.history:
-        drawn["loss"] = plots.loss_curve(data.history)
-        drawn["score"] = plots.score_curve(data.history)
+    measured_ms = [c for c in data.front.candidates if c.cost.latency_ms is not None]
+    if measured_ms:
+        drawn["front"] = plots.front(measured_ms, set(data.front.points), data.chosen, _latency_limits(data.budgets))
+    if data.evaluations:
+        drawn["history"] = plots.search_history(data.evaluations)
+    drawn |= _training_figures(data)
     if data.per_class:
         colors = dict(zip(data.class_names, data.class_colors, strict=False))
         drawn["classes"] = plots.class_bars(data.per_class, colors)
     if data.confusion and len(data.class_names) == len(data.confusion):
         drawn["confusion"] = plots.confusion(data.confusion, data.class_names)
+    if data.blocks and data.blocks.rows:
+        drawn["blocks"] = plots.blocks(data.blocks.rows)
+    if data.predictions and data.predictions.points:
+        drawn["predictions"] = plots.predictions(data.predictions.points)
     return {name: Markup(svg) for name, svg in drawn.items()}  # noqa: S704 - matplotlib escapes the text in it
+
+
+def _training_figures(data: ReportData) -> dict[str, str]:
+    if not data.history:
+        return {}
+    return {"loss": plots.loss_curve(data.history), "score": plots.score_curve(data.history)}
+
+
+def _latency_limits(budgets: Sequence[Budget]) -> list[float]:
+    return sorted({limit.value for budget in budgets for limit in budget.limits if limit.name == "latency"})
 
 
 def _sha256(text: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +18,9 @@ from matplotlib.collections import PatchCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator
+
+from ..front import Candidate
+from .inputs import Block, Evaluation, Prediction
 
 # Stand-ins that matplotlib writes as plain hex and the page replaces by its own variables.
 INK, MUTED, GRID, PAPER = "#010101", "#010102", "#010103", "#010104"
@@ -29,6 +32,8 @@ _VARIABLES = {
 
 WIDTH = 4.7
 """Inches at 72 dots, about 340 CSS pixels: a phone."""
+
+_PHASES = ((BLUE, "o"), (ORANGE, "^"), (GREEN, "s"))
 
 MAX_CLASSES = 24
 """Classes in the confusion matrix; of more, those with the most pixels."""
@@ -58,28 +63,89 @@ _STYLE: dict[Any, Any] = {
     "savefig.facecolor": "none",
 }
 
-Point = tuple[int, float | None, float | None, bool, bool]
-"""Number in the table, latency in ms, score 0..1, on the front, chosen."""
 
+def front(
+    candidates: Sequence[Candidate], on_front: Collection[Candidate], chosen: Candidate | None, limits: Sequence[float]
+) -> str:
+    """Latency against score, budgets as lines; what was never trained lies on the ground, as crosses.
 
-def front(points: Sequence[Point], limit_ms: float | None) -> str:
-    """Latency against score, the budget as a line; what was never trained lies on the ground, as crosses."""
-    measured = [(n, ms, score, on, chosen) for n, ms, score, on, chosen in points if ms is not None]
-    scored = [(n, ms, score, on, chosen) for n, ms, score, on, chosen in measured if score is not None]
-    low, high = _range([score for _, _, score, *_ in scored])
+    Args:
+        candidates: with a measured latency.
+        on_front: those of them that are not dominated.
+        chosen: the winner, if there is one.
+        limits: in ms.
+    """
+    scored = [c for c in candidates if c.score is not None]
+    low, high = _range([_score(c) for c in scored])
     ground = low - 0.14 * (high - low)
     with mpl.rc_context(_STYLE):
         figure, axes = _axes(3.9 if scored else 2.3)
-        _draw_untrained(axes, [ms for _, ms, score, *_ in measured if score is None], ground)
-        _draw_scored(axes, scored)
+        _draw_untrained(axes, [_ms(c) for c in candidates if c.score is None], ground)
+        _draw_scored(axes, scored, on_front, chosen)
         axes.set(xlabel="latency on the target, ms", ylabel="validation mIoU" if scored else None)
-        axes.set_xlim(0, 1.08 * max([ms for _, ms, *_ in measured] + [limit_ms or 0]))
-        if limit_ms is not None:
-            _draw_limit(axes, limit_ms)
+        axes.set_xlim(0, 1.08 * max([_ms(c) for c in candidates] + [*limits]) or 1.0)
+        for limit in limits:
+            _draw_limit(axes, limit)
         axes.yaxis.set_major_locator(MaxNLocator(6) if scored else NullLocator())
-        chosen = next(((ms, score) for _, ms, score, _, is_chosen in scored if is_chosen), None)
-        said = f"; the chosen network has {chosen[1]:.3f} mIoU at {chosen[0]:.2f} ms" if chosen else ""
+        said = ""
+        if chosen in scored and chosen is not None:
+            said = f"; the chosen network has {_score(chosen):.3f} mIoU at {_ms(chosen):.2f} ms"
         return _svg(figure, "front", f"{len(scored)} trained candidates by latency and mIoU{said}")
+
+
+def search_history(evaluations: Sequence[Evaluation]) -> str:
+    """Every score in the order it was found, and the best so far, each phase by itself."""
+    phases = list(dict.fromkeys(e.phase for e in evaluations))
+    said = []
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(3.3)
+        for phase, (color, marker) in zip(phases, _PHASES * len(phases), strict=False):
+            found = [(n, e.score) for n, e in enumerate(evaluations, 1) if e.phase == phase]
+            numbers, scores = [n for n, _ in found], [score for _, score in found]
+            axes.plot(numbers, scores, marker, color=color, markersize=4, alpha=0.6, label=_short(phase))
+            axes.plot(numbers, np.maximum.accumulate(scores), color=color, linewidth=1.8, drawstyle="steps-post")
+            said.append(f"{phase}: best {max(scores):.3f} of {len(scores)} evaluations")
+        axes.plot([], [], color=MUTED, linewidth=1.8, label="best so far")
+        axes.set(xlabel="evaluation", ylabel="score")
+        _whole_epochs(axes)
+        _legend(figure)
+        return _svg(figure, "history", "search history; " + "; ".join(said))
+
+
+def blocks(rows: Sequence[Block], most: int = 16) -> str:
+    """Time of the longest blocks; the filled part is what the device would need at best."""
+    shown = sorted(rows, key=lambda row: row.ms)[-most:]
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(0.7 + 0.27 * len(shown))
+        places = range(len(shown))
+        axes.barh(places, [r.ms for r in shown], height=0.62, facecolor="none", edgecolor=ORANGE, label="measured")
+        axes.barh(
+            places, [r.ms * min(r.efficiency, 1.0) for r in shown], height=0.62, color=BLUE, label="needed at best"
+        )
+        for place, row in enumerate(shown):
+            axes.text(row.ms, place, f" {row.ms:.2g} ms, {row.efficiency:.0%}", va="center", size=8.5, color=INK)
+        axes.set_yticks(places, [_short(row.name, 26) for row in shown])
+        axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
+        axes.set(xlim=(0, 1.4 * max(row.ms for row in shown) or 1.0), xlabel="ms")
+        axes.grid(visible=False, axis="y")
+        _legend(figure)
+        worst = shown[-1]
+        return _svg(figure, "blocks", f"time by block; the longest is {worst.name} with {worst.ms:.2g} ms")
+
+
+def predictions(points: Sequence[Prediction]) -> str:
+    """Predicted against measured latency; the band is 10 % off."""
+    x, y = np.array([p.measured_ms for p in points]), np.array([p.predicted_ms for p in points])
+    reach = 1.06 * max(x.max(), y.max())
+    with mpl.rc_context(_STYLE):
+        figure, axes = _axes(3.9)
+        axes.fill_between([0, reach], [0, 0.9 * reach], [0, 1.1 * reach], color=GREEN, alpha=0.14, linewidth=0)
+        axes.plot([0, reach], [0, reach], color=MUTED, linewidth=1, linestyle="--")
+        axes.plot(x, y, "o", color=BLUE, markersize=4.5, alpha=0.75)
+        axes.set(xlim=(0, reach), ylim=(0, reach), xlabel="measured, ms", ylabel="predicted, ms", aspect="equal")
+        near = float(np.mean(np.abs(y / x - 1) <= 0.1))
+        said = f"predicted against measured latency of {len(points)} networks; {near:.0%} are within 10 percent"
+        return _svg(figure, "predictions", said)
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> str:
@@ -179,28 +245,36 @@ def _draw_untrained(axes: Axes, latencies: Sequence[float], ground: float) -> No
         axes.plot(latencies, [ground] * len(latencies), "x", color=MUTED, markersize=5, label="measured, not trained")
 
 
-def _draw_scored(axes: Axes, scored: Sequence[tuple[int, float, float, bool, bool]]) -> None:
-    best = sorted((ms, score) for _, ms, score, on_front, _ in scored if on_front)
+def _draw_scored(
+    axes: Axes, scored: Sequence[Candidate], on_front: Collection[Candidate], chosen: Candidate | None
+) -> None:
+    best = sorted((_ms(c), _score(c)) for c in scored if c in on_front)
     if len(best) > 1:
         axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.2, alpha=0.55, drawstyle="steps-post")
     groups = (
-        ([p for p in scored if not p[3] and not p[4]], "o", BLUE, PAPER, 6, "trained"),
-        ([p for p in scored if p[3] and not p[4]], "o", BLUE, BLUE, 6.5, "on the front"),
-        ([p for p in scored if p[4]], "*", ORANGE, ORANGE, 15, "chosen"),
+        ([c for c in scored if c not in on_front and c != chosen], "o", BLUE, PAPER, 6, "dominated"),
+        ([c for c in scored if c in on_front and c != chosen], "o", BLUE, BLUE, 6.5, "on the front"),
+        ([c for c in scored if c == chosen], "*", ORANGE, ORANGE, 15, "chosen"),
     )
     for members, marker, edge, face, size, label in groups:
         if members:
             axes.plot(
-                [p[1] for p in members], [p[2] for p in members], marker, markersize=size, label=label,
+                [_ms(c) for c in members], [_score(c) for c in members], marker, markersize=size, label=label,
                 markeredgecolor=edge, markerfacecolor=face, markeredgewidth=1.2,
             )  # fmt: skip
-    for number, ms, score, on_front, is_chosen in scored:
-        # Above for the front and below for the others: that is where the step line is not.
-        above = 10 if is_chosen else 7 if on_front else -14
-        axes.annotate(str(number), (ms, score), (0, above), textcoords="offset points", ha="center", color=MUTED)
     figure = axes.figure
     assert isinstance(figure, Figure)
     _legend(figure, columns=2)
+
+
+def _ms(candidate: Candidate) -> float:
+    assert candidate.cost.latency_ms is not None
+    return candidate.cost.latency_ms
+
+
+def _score(candidate: Candidate) -> float:
+    assert candidate.score is not None
+    return candidate.score
 
 
 def _draw_limit(axes: Axes, limit_ms: float) -> None:

@@ -70,8 +70,8 @@ class Reach:
         """
         if not self.reachable:
             raise CatchweightError(
-                f"no network of the space makes the budget {self.budget} on {target}: {self}; or add faster "
-                "networks, smaller widths or scales with --set search.networks=[...]"
+                f"no network of the space makes the budget {self.budget} on {target}: {self}; or add smaller input "
+                "sizes with --set search.scales=[...], faster networks with --set search.networks=[...]"
             )
 
     def __str__(self) -> str:

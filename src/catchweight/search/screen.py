@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..budget import Budget, Cost, format_quantity
 from ..files import read_json, write_json
@@ -105,11 +106,20 @@ def _descend(
 
 
 def _cost_of(space: WholeNetworks, target: Target, classes: int, store: Path, say: Say) -> CostOf:
-    return partial(_cost, space, target, classes, store, say)
+    return measuring(lambda arch: space.network(arch, classes), target, store, say)
 
 
-def _cost(space: WholeNetworks, target: Target, classes: int, store: Path, say: Say, arch: Arch) -> Cost:
-    """Measured cost of a member; from ``store`` when this very target measured it before."""
+def measuring(network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say) -> CostOf:
+    """The cost of a member measured on the target; from ``store`` when this very target measured it before.
+
+    Args:
+        network: builds a member; its weights do not matter.
+        store: folder of one JSON file per measured member.
+    """
+    return partial(_cost, network, target, store, say)
+
+
+def _cost(network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say, arch: Arch) -> Cost:
     path = store / f"{label(arch)}.json"
     if path.exists():
         known: dict[str, Any] = read_json(path)
@@ -117,8 +127,7 @@ def _cost(space: WholeNetworks, target: Target, classes: int, store: Path, say: 
             return Cost.from_json(known["cost"])
     start = time.monotonic()
     torch.manual_seed(0)
-    net = space.network(arch, classes)
-    cost = target.cost(net, size_of(arch))
+    cost = target.cost(network(arch), size_of(arch))
     write_json(path, {"arch": arch.to_json(), "target": target.fingerprint(), "cost": cost.to_json()})
     shown = format_quantity("latency", cost.latency_ms or 0.0)
     say(f"{label(arch)}: {shown} ({time.monotonic() - start:.0f} s to export and measure)")

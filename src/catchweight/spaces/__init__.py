@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .block_map import BlockMap, ExpectedLatency
 from .choices import Choice, Kernel, Resolution, Width
 from .decisions import Decision, Decisions
+from .dpc import DensePredictionCells
 from .elastic import Elastic
 from .elastic_layers import ElasticConv, ElasticDepthwise, Residual, Zoomed, basic_block
+from .elastic_pyramid import ElasticPyramid
 from .relaxation import Relaxation
+from .segmentation import SegmentationSpace
 from .space import Space
 from .structure import Depth, OneOf, Rescale
 from .whole import WholeNetworks
 
+SPACES: dict[str, Callable[..., SegmentationSpace]] = {"elastic": ElasticPyramid, "dpc": DensePredictionCells}
+"""Spaces that ``fit`` searches, by name; called with (classes, sizes, backbone=, weights=)."""
+
 __all__ = [
+    "SPACES",
     "BlockMap",
     "Choice",
     "Decision",
     "Decisions",
+    "DensePredictionCells",
     "Depth",
     "Elastic",
     "ElasticConv",
@@ -24,7 +34,9 @@ __all__ = [
     "ExpectedLatency",
     "Kernel",
     "OneOf",
+    "ElasticPyramid",
     "Relaxation",
+    "SegmentationSpace",
     "Rescale",
     "Residual",
     "Resolution",

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ..errors import CatchweightError
 from ..front import Arch
-from ..targets.blocks import Signature, blocks
+from ..targets.blocks import Signature
 from ..targets.predictor import expected_latency
-from ..targets.trace import trace
 from .decisions import Decisions, Indices
 from .space import Space
 
@@ -171,10 +170,9 @@ class BlockMap:
     def _at(self, indices: Indices) -> _Blocks:
         arch = self.decisions.arch(indices)
         if arch not in self._traced:
-            traced = trace(self._space.subnet(arch, weights="none"), self._size, self._batch)
             found: dict[str, list[Signature]] = {}
-            for block in blocks(traced, self._precision):
-                found.setdefault(block.ops[0].module, []).append(block.signature)
+            for place, signature in self._space.placed_signatures(arch, self._size, self._batch, self._precision):
+                found.setdefault(place, []).append(signature)
             self._traced[arch] = {place: tuple(signatures) for place, signatures in found.items()}
         return self._traced[arch]
 

@@ -20,6 +20,8 @@ from .relaxation import Relaxation
 from .structure import OneOf
 
 Weights = Literal["inherited", "fresh", "none"]
+Placed = tuple[str, Signature]
+"""Path of a module, and a block that begins there."""
 
 
 class Space(Elastic):
@@ -34,6 +36,10 @@ class Space(Elastic):
     def decisions(self) -> Decisions:
         """The space as data: all that needs no network."""
         return decisions(self)
+
+    def named_choices(self) -> dict[str, Choice[Any]]:
+        """The choices themselves by name, in the order of the network."""
+        return named_choices(self)
 
     def choices(self) -> dict[str, tuple[Any, ...]]:
         """Options (strings or numbers) of every choice by name, in the order of the network."""
@@ -94,7 +100,7 @@ class Space(Elastic):
         Raises:
             UsageError: a choice is missing or unknown, or has no such option.
         """
-        known, named = self.decisions(), named_choices(self)
+        known, named = self.decisions(), self.named_choices()
         fixed = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
         relaxed = {name: known[name].options[0] for name in values if name in known and name not in fixed}
         indices = known.indices({**dict.fromkeys(values), **fixed, **relaxed})
@@ -132,14 +138,23 @@ class Space(Elastic):
         self, arch: Mapping[str, Any], size: tuple[int, int], batch: int = 1, precision: str = "fp32"
     ) -> list[Signature]:
         """Blocks of a member at (H, W), for the latency table; those of every option: :class:`.BlockMap`."""
+        return [signature for _, signature in self.placed_signatures(arch, size, batch, precision)]
+
+    def placed_signatures(
+        self, arch: Mapping[str, Any], size: tuple[int, int], batch: int = 1, precision: str = "fp32"
+    ) -> list[Placed]:
+        """:meth:`signatures`, each with the path of the module where the block begins.
+
+        This traces the member, which takes seconds; a space that knows a faster way to the same overrides it.
+        """
         traced = trace(self.subnet(arch, weights="none"), size, batch)
-        return [block.signature for block in blocks(traced, precision)]
+        return [(block.module, block.signature) for block in blocks(traced, precision)]
 
     def to_plain(self, convert: Convert) -> nn.Module:
         return Subnet(type(self), Space, {name: convert(value) for name, value in vars(self).items()})
 
     def _extreme(self, largest: bool) -> Arch:
-        named = named_choices(self)
+        named = self.named_choices()
         with Active(named):
             for choice in named.values():
                 choice.fix(-1 if largest else 0)
@@ -188,4 +203,4 @@ def _reset(net: nn.Module) -> None:
             )
 
 
-__all__ = ["Active", "Space", "Weights"]
+__all__ = ["Active", "Placed", "Space", "Weights"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -72,8 +73,10 @@ def size_of(arch: Arch) -> tuple[int, int]:
 
 
 def label(arch: Arch) -> str:
-    """A short name, also safe as a folder: ``eseg_lite_s-w0.5-180x240``."""
+    """A short name, also safe as a folder: ``eseg_lite_s-w0.5-180x240``; a supernet's member has a hash for a name."""
     height, width = size_of(arch)
+    if "network" not in arch:
+        return f"member-{hashlib.sha256(repr(arch).encode()).hexdigest()[:8]}-{height}x{width}"
     name = "".join(c if c.isalnum() or c in "._-+" else "_" for c in arch["network"].removeprefix("timm/"))
     return f"{name}-w{arch['width']:g}-{height}x{width}"
 

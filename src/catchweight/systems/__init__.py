@@ -6,12 +6,16 @@ A new system is one file that defines ``SYSTEM`` and one line in ``SYSTEMS``.
 from __future__ import annotations
 
 from . import (
+    deep_thin,
+    distillation,
+    dpc,
     dpn,
     efficientdet,
     efficientnet,
     efficientnet_lite,
     eseg,
     ffnet,
+    mgd,
     nf_resnet,
     preact_resnet,
     pvt_v2,
@@ -30,6 +34,7 @@ SYSTEMS: dict[str, System] = {
     for system in (
         eseg.SYSTEM,
         ffnet.SYSTEM,
+        dpc.SYSTEM,
         resnet.SYSTEM,
         preact_resnet.SYSTEM,
         resnext.SYSTEM,
@@ -42,6 +47,9 @@ SYSTEMS: dict[str, System] = {
         nf_resnet.SYSTEM,
         pvt_v2.SYSTEM,
         efficientdet.SYSTEM,
+        distillation.SYSTEM,
+        deep_thin.SYSTEM,
+        mgd.SYSTEM,
     )
 }
 

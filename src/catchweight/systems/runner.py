@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ..data import SegmentationData, open_data
+from ..data import open_data
 from ..data.scenes import make_scenes
 from ..errors import CatchweightError, UsageError, unknown
 from ..run import Run
 from .result import CheckResult, latest
-from .system import CheckContext, System
+from .system import CheckContext, CheckData, System
 
 CHECKS = Path("runs") / "checks"
 """Where a user's own results lie, ``<name>.json``, beside the working folder of each check."""
@@ -61,13 +61,16 @@ def run_check(name: str, *, data: Path | None = None, quick: bool = False, out: 
     return result
 
 
-def _data(system: System, path: Path | None, quick: bool, folder: Path) -> SegmentationData | None:
+def _data(system: System, path: Path | None, quick: bool, folder: Path) -> CheckData | None:
     if not system.needs_data:
         return None
     if quick:
-        return open_data(make_scenes(folder / "scenes", QUICK_COUNTS, QUICK_SIZE))
+        scenes = folder / "scenes"
+        return system.source.draw(scenes) if system.source else open_data(make_scenes(scenes, QUICK_COUNTS, QUICK_SIZE))
     if path is None:
         raise UsageError(f'the check of "{system.name}" trains on a data set: name one, e.g. --data path/to/camvid')
+    if system.source is not None:
+        return system.source.open(path)
     data = open_data(path)
     missing = {"train", "val"} - set(data.splits)
     if missing:

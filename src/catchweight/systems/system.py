@@ -5,12 +5,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..data import SegmentationData
 from ..data.cache import PixelCache
 from ..run import Run
 from .result import Verdict
+
+
+class CheckData(Protocol):
+    """What the runner asks of any data set."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash that changes when the data do."""
+        ...
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where a check gets data of another kind than segmentation.
+
+    Attributes:
+        open: the folder that ``--data`` names to a data set.
+        draw: makes a tiny one in a folder, for quick runs.
+    """
+
+    open: Callable[[Path], CheckData]
+    draw: Callable[[Path], CheckData]
 
 
 @dataclass(frozen=True)
@@ -24,7 +50,7 @@ class CheckContext:
     """
 
     run: Run
-    data: SegmentationData | None
+    data: CheckData | None
     quick: bool
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
@@ -32,8 +58,8 @@ class CheckContext:
         return self.run.stage(name, work)
 
     def need_data(self) -> SegmentationData:
-        """The data set of a check that was declared with ``needs_data``."""
-        assert self.data is not None, "run_check opens the data of a system with needs_data"
+        """The data set of a check that was declared with ``needs_data`` and no ``source`` of its own."""
+        assert isinstance(self.data, SegmentationData), "run_check opens the data of a system with needs_data"
         return self.data
 
     @property
@@ -59,6 +85,7 @@ class System:
         claim: what the check shows, in one sentence.
         check: the experiment; ``None`` while there is none.
         needs_data: whether the check trains on a data set.
+        source: of data that are not for segmentation.
     """
 
     name: str
@@ -69,3 +96,4 @@ class System:
     claim: str
     check: Callable[[CheckContext], Verdict] | None = None
     needs_data: bool = False
+    source: DataSource | None = None

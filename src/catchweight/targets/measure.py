@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from .affinity import pinned
 from .conditions import Conditions, clock_notes
 from .reference import reference as reference_kernel
+from .waits import undisturbed
 
 PRECISION = 0.02
 """A median is known when half of its 95 % interval is at most this share of it."""
@@ -23,6 +24,7 @@ _QUIET, _LONGEST_QUIET = 0.001, 0.06  # seconds: see _quieten
 _TURN = 0.02  # seconds of timed runs in one session's turn
 _TURN_RUNS = 5
 _NOISY_SPREAD = 0.3
+_DISTURBED_TURNS = 0.1
 _REFERENCE_SPREAD = 0.3
 _REFERENCE_TURNS = 4
 
@@ -145,7 +147,8 @@ def interleaved(
     Repeats until every session has ``min_runs`` timed runs and the 95 % interval of its median is within 2 %,
     or until ``seconds`` per session have passed (each session has one turn at least, whatever it takes).
     A turn is up to five runs back to back, as in serving, after untimed ones that warm the caches; it begins when
-    the worker threads of the session before have gone to sleep. No garbage is collected meanwhile.
+    the worker threads of the session before have gone to sleep. A turn during which other processes had the cores is
+    taken again while there is time. No garbage is collected meanwhile.
 
     Args:
         reference: whether a fixed small kernel takes a turn in each round, which tells the machine's own drift.
@@ -206,14 +209,36 @@ def _rounds(
     estimates = [_warm_up(session, warmup) for session in sessions]
     conditions = Conditions.now()
     deadline = time.perf_counter() + seconds * counted
+    again = kept = 0
     while True:
         for session, turns, estimate in zip(sessions, runs, estimates, strict=True):
-            if len(sessions) > 1:
-                _quieten()
-            turns.append(_turn(session, estimate))
+            turn, clean = _settled_turn(session, estimate, alone=len(sessions) == 1)
+            while not clean and time.perf_counter() < deadline:
+                again += 1
+                turn, clean = _settled_turn(session, estimate, alone=len(sessions) == 1)
+            turns.append(turn)
+            kept += not clean
         if time.perf_counter() >= deadline or all(_known(turns, min_runs) for turns in runs[-counted:]):
             break
-    return runs, conditions.since(max(session.threads for session in sessions))
+    return runs, _disturbances(conditions, sessions, again, kept, sum(map(len, runs)))
+
+
+def _settled_turn(session: Session, estimate: float, alone: bool) -> tuple[list[float], bool]:
+    """One turn after the others' threads have gone to sleep, and whether it had the cores to itself."""
+    if not alone:
+        _quieten()
+    return undisturbed(lambda: _turn(session, estimate))
+
+
+def _disturbances(
+    conditions: Conditions, sessions: Sequence[Session], again: int, kept: int, turns: int
+) -> tuple[str, ...]:
+    """What the figures may have suffered. Load outside the turns counts too: it takes caches and memory's time."""
+    beside = conditions.since(max(session.threads for session in sessions))
+    if kept <= _DISTURBED_TURNS * turns:
+        return beside
+    hit = f"disturbed: other processes had the cores in {kept} of {turns} turns, and in {again} that were taken again"
+    return (*beside, hit)
 
 
 def _quieten() -> None:

@@ -22,8 +22,11 @@ from .graph import save_graph, traced_graph
 from .measure import Measurement, interleaved
 from .target import Target
 from .trace import trace
+from .waits import undisturbed
 
-RUNS, WARM = 40, 10
+RUNS, WARM, BURST = 40, 10, 5
+MOST_RUNS = 160
+"""Profiled runs at most, when other processes keep interrupting."""
 _KERNEL = "_kernel_time"
 
 
@@ -137,19 +140,31 @@ def _onnxruntime(target: Target, path: Path, owner: Mapping[str, int]) -> list[t
         raise CatchweightError(f"ONNX Runtime cannot load the network ({str(error).splitlines()[0]})") from error
     entry = session.get_inputs()[0]
     image = {entry.name: np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)}
-    for _ in range(WARM + RUNS):
-        session.run(None, image)
+    counted = _profiled_runs(lambda: session.run(None, image))
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     places = _Places(onnx.load(options.optimized_model_filepath, load_external_data=False), owner)
-    return [(places.of(kernel), ms) for kernel, ms in _kernel_times(events).items()]
+    return [(places.of(kernel), ms) for kernel, ms in _kernel_times(events, counted).items()]
 
 
-def _kernel_times(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def _profiled_runs(run: Callable[[], object]) -> list[int]:
+    """Run until enough runs had the cores to themselves, in bursts; their numbers, or those of all if they are few."""
+    for _ in range(WARM):
+        run()
+    clean: list[int] = []
+    done = WARM
+    while len(clean) < RUNS and done < WARM + MOST_RUNS:
+        _, quiet = undisturbed(lambda: [run() for _ in range(BURST)])
+        clean += range(done, done + BURST) if quiet else ()
+        done += BURST
+    return clean if len(clean) >= RUNS // 2 else list(range(WARM, done))
+
+
+def _kernel_times(events: Sequence[Mapping[str, Any]], counted: Sequence[int]) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
             found[event["name"].removesuffix(_KERNEL)].append(event["dur"] / 1000)
-    return {name: _middle(durations[WARM:]) for name, durations in found.items()}
+    return {name: _middle([durations[run] for run in counted]) for name, durations in found.items()}
 
 
 def _middle(values: Sequence[float]) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky import get_reusable_executor
 from torch import nn
 
 from ..errors import CatchweightError
@@ -57,6 +58,7 @@ def profile(
     minutes: float | None = None,
     seconds: float = 1.5,
     workers: int = 2,
+    keep: Path | None = None,
     told: Told = lambda done, total, text: None,
 ) -> ProfileReport:
     """Observe every subject on the table's target and add it to the table; those already there are skipped.
@@ -66,6 +68,8 @@ def profile(
     Args:
         minutes: no network is begun after that; the rest is for the next call.
         seconds: time limit of each network's timing as a whole.
+        keep: folder of exported networks that is read and added to, e.g. by :func:`export_all`; by default they are
+            thrown away.
     """
     begun = time.monotonic()
     wanted = [subject for subject in subjects if (subject.label, subject.size) not in table]
@@ -75,59 +79,66 @@ def profile(
             if minutes is not None and time.monotonic() - begun > 60 * minutes:
                 break
             with tempfile.TemporaryDirectory() as folder:
-                for subject, prepared in _prepared(chunk, table.target, Path(folder), pool):
-                    try:
-                        observed = observe_prepared(table.target, prepared.result(), seconds)
-                        table.add(subject.label, subject.size, observed)
-                        text = f"{_name(subject)}: {observed.whole.median_ms:.2f} ms"
-                    except CatchweightError as error:
-                        failed.append((_name(subject), str(error)))
-                        text = f"{_name(subject)}: skipped, {error}"
+                for subject, (prepared, problem) in _exported(chunk, table.target, keep or Path(folder), pool):
+                    text = problem or _observed(table, subject, prepared, seconds)
+                    failed += [(_name(subject), problem)] if problem else []
                     done += 1
-                    told(known + done, len(subjects), text)
+                    told(known + done, len(subjects), f"{_name(subject)}: {text}")
     left = len(wanted) - done
     return ProfileReport(done - len(failed), known, left, tuple(failed), time.monotonic() - begun)
 
 
-def _prepared(
-    chunk: Sequence[Subject], target: Target, folder: Path, pool: ProcessPoolExecutor
-) -> list[tuple[Subject, Future[Path]]]:
+def export_all(target: Target, subjects: Sequence[Subject], keep: Path, workers: int = 2) -> None:
+    """The slow half of :func:`profile` alone: it does not need a quiet machine. Goes on where it was."""
+    with _exporters(workers) as pool:
+        for chunk in _chunks(subjects, 2 * workers):
+            _exported(chunk, target, keep, pool)
+
+
+def _observed(table: LatencyTable, subject: Subject, prepared: Path, seconds: float) -> str:
+    observed = observe_prepared(table.target, prepared, seconds)
+    table.add(subject.label, subject.size, observed)
+    return f"{observed.whole.median_ms:.2f} ms"
+
+
+def _exported(
+    chunk: Sequence[Subject], target: Target, folder: Path, pool: Parallel
+) -> list[tuple[Subject, tuple[Path, str]]]:
     """Export all of a chunk; nothing else runs on the machine when this returns."""
-    jobs = [
-        (subject, pool.submit(_export, subject, target, folder / str(number))) for number, subject in enumerate(chunk)
-    ]
-    for _, job in jobs:
-        job.exception()
-    return jobs
+    results = pool(delayed(_export)(subject, target, folder / _folder(subject)) for subject in chunk)
+    return list(zip(chunk, results, strict=True))
 
 
-def _export(subject: Subject, target: Target, folder: Path) -> Path:
-    folder.mkdir(parents=True)
+def _export(subject: Subject, target: Target, folder: Path) -> tuple[Path, str]:
+    """The folder of an exported network, and why it could not be exported (empty if it could)."""
+    if (folder / "blocks.json").exists():  # written last
+        return folder, ""
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     try:
         prepare(subject.build(), subject.size, target, folder)
-    except CatchweightError:
-        raise
+    except CatchweightError as error:
+        return folder, f"skipped, {error}"
     except Exception as error:  # whatever building a stranger's network raises; the profile goes on without it
-        raise CatchweightError(f"cannot be built: {type(error).__name__}: {error}") from error
-    return folder
+        return folder, f"skipped, it cannot be built: {type(error).__name__}: {error}"
+    return folder, ""
 
 
 @contextmanager
-def _exporters(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _exporters(workers: int) -> Iterator[Parallel]:
+    """Processes of one thread each that do not import the caller's script, which need not be guarded for that."""
+    with parallel_config(backend="loky", inner_max_num_threads=1), Parallel(n_jobs=workers) as pool:
+        yield pool
+    get_reusable_executor().shutdown(wait=True)
 
 
 def _chunks(subjects: Sequence[Subject], length: int) -> Iterator[Sequence[Subject]]:
     for start in range(0, len(subjects), length):
         yield subjects[start : start + length]
+
+
+def _folder(subject: Subject) -> str:
+    return hashlib.sha256(_name(subject).encode()).hexdigest()[:16]
 
 
 def _name(subject: Subject) -> str:

@@ -131,10 +131,11 @@ def trace(net: nn.Module, size: tuple[int, int], batch: int = 1, *, exportable: 
     except Exception as error:  # whatever the network's own code raises under torch.export
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise CatchweightError(f"{type(net).__name__} cannot be traced at {size[0]}x{size[1]}: {reason}") from error
-    return _read(program, Value(tuple(image.shape), image.element_size()))
+    return read_program(program, Value(tuple(image.shape), image.element_size()))
 
 
-def _read(program: ExportedProgram, image: Value) -> Trace:
+def read_program(program: ExportedProgram, image: Value) -> Trace:
+    """The operators of an exported program whose one input is ``image``."""
     signature = program.graph_signature
     constants = {
         spec.arg.name: str(spec.target)

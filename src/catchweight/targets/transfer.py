@@ -13,55 +13,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import astuple, dataclass
-from itertools import product
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
-from scipy.spatial.distance import cdist
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Kernel, WhiteKernel
 from sklearn.preprocessing import StandardScaler
 
 from ..errors import UsageError, unknown
+from .kriging import PRIORS, Mixture, Points, Posterior, Prior, informative, mixed
 
 PROBES = ("informative", "random")
 """Ways to choose the architectures to measure on the new device."""
 
-_FREEDOM = 4.0
-"""Of Student's t: low enough that one wrong probe of ten cannot bend the whole prediction."""
 _FLAT = 4.0
 """Variance of the factor's logarithm while probes are chosen; a fit leaves it free."""
 _TUNING = 300
 """Architectures that are enough to tune the smoothing kernel on, and to judge a prior by."""
 _LEAST = 20
-_DOUBT = 4.0
 _DRAWS = 2
-
-
-_Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Covariances between two sets of architectures by origin: family, additive, smooth."""
-
-
-@dataclass(frozen=True)
-class Prior:
-    """How far a new device may be from the known ones: variances of log latency.
-
-    ``family`` 1 means that it differs from their mean as they do; ``additive`` and ``smooth`` are deviations in the
-    price of additive features and in anything smooth; ``noise`` is that of one measurement.
-    """
-
-    family: float = 1.0
-    additive: float = 0.01
-    smooth: float = 0.003
-    noise: float = 0.003
-
-
-_NOISES = (0.0003, 0.001, 0.003, 0.01)
-_PRIORS = [Prior(*values) for values in product((1.0, 3.0), (0.003, 0.01, 0.03), (0.001, 0.004), _NOISES)]
-_LOYALTY = 0.1
-"""Log-odds lost per squared log distance from the prior that known devices chose: the k probes may argue for others."""
 
 
 class TransferModel:
@@ -122,7 +93,7 @@ class TransferModel:
         if how == "random":
             return np.random.default_rng(seed).choice(len(features), k, replace=False)
         points = self._space.points(self._cells(features))
-        return _informative(points.covariance(points, self.prior) + _FLAT, self.prior.noise, k)
+        return informative(points.covariance(points, self.prior) + _FLAT, self.prior.noise, k)
 
     def adapt(self, features: np.ndarray, latencies: np.ndarray) -> Predictor:
         """The predictor of a new device from its measurements: ``features`` (k, d) and ``latencies`` (k,) ms.
@@ -136,9 +107,9 @@ class TransferModel:
         if not (np.isfinite(latencies) & (latencies > 0)).all():
             raise UsageError("every probe needs a positive latency in ms; leave out those that failed")
         points = self._space.points(self._cells(features))
-        return Predictor(self, points, _Mixture(points, np.log(latencies), points.parts(points), self.prior))
+        return Predictor(self, points, Mixture(points, np.log(latencies), points.parts(points), self.prior))
 
-    def _points(self, features: np.ndarray) -> _Points:
+    def _points(self, features: np.ndarray) -> Points:
         return self._space.points(self._cells(self._checked(features)))
 
     def _cells(self, features: np.ndarray) -> _Cells:
@@ -157,8 +128,8 @@ class TransferModel:
         """The prior with the least error on left-out devices, and the factor that its spread needs there."""
         trials = list(self._trials(logs, groups, k))
         weights = np.array([trial.weight for trial in trials])
-        errors = [weights @ [trial.misses(prior).mean() for trial in trials] for prior in _PRIORS]
-        best = _PRIORS[int(np.argmin(errors))]
+        errors = [weights @ [trial.misses(prior).mean() for trial in trials] for prior in PRIORS]
+        best = PRIORS[int(np.argmin(errors))]
         ratios = np.array([trial.spread_due(best) for trial in trials[::_DRAWS]])
         weights = weights[::_DRAWS]
         return best, float(np.exp(weights @ np.log(ratios) / weights.sum()))
@@ -180,8 +151,8 @@ class Predictor:
     """Latency on one new device; made by :meth:`TransferModel.adapt`."""
 
     model: TransferModel
-    probes: _Points
-    mixture: _Mixture
+    probes: Points
+    mixture: Mixture
 
     def predict(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Median and standard deviation (m,) in ms of a measurement of each architecture (m, d)."""
@@ -198,30 +169,6 @@ class _Cells:
     curves: np.ndarray
     additive: np.ndarray
     smooth: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Points:
-    """Architectures in one space of devices: mean log latency (n,), and coordinates whose products are covariances."""
-
-    mean: np.ndarray
-    family: np.ndarray
-    additive: np.ndarray
-    smooth: np.ndarray
-
-    def take(self, index: np.ndarray) -> _Points:
-        return _Points(self.mean[index], self.family[index], self.additive[index], self.smooth[index])
-
-    def parts(self, other: _Points) -> _Parts:
-        distance = cdist(self.smooth, other.smooth, "sqeuclidean")
-        return self.family @ other.family.T, self.additive @ other.additive.T, np.exp(-distance / 2)
-
-    def covariance(self, other: _Points, prior: Prior) -> np.ndarray:
-        return _mixed(self.parts(other), prior)
-
-    def variance(self, prior: Prior) -> np.ndarray:
-        family, additive = (self.family**2).sum(1), (self.additive**2).sum(1)
-        return prior.family * family + prior.additive * additive + prior.smooth
 
 
 class _Curves:
@@ -258,10 +205,10 @@ class _Space:
         self._centre, self._scale = relative.mean(axis=0), np.maximum(relative.std(axis=0), 1e-9)
         self._scale *= np.sqrt(relative.shape[1])
 
-    def points(self, cells: _Cells) -> _Points:
+    def points(self, cells: _Cells) -> Points:
         mean = cells.curves @ self._weights
         family = (cells.curves - mean[:, None]) * np.sqrt(self._weights)
-        return _Points(mean, family, (self._relative(cells) - self._centre) / self._scale, cells.smooth)
+        return Points(mean, family, (self._relative(cells) - self._centre) / self._scale, cells.smooth)
 
     def _relative(self, cells: _Cells) -> np.ndarray:
         """What one more ms per unit of an additive feature, or per network, changes in log latency."""
@@ -269,102 +216,23 @@ class _Space:
         return prices / np.exp(cells.curves @ self._weights)[:, None]
 
 
-class _Posterior:
-    """The process given k log latencies ``observed`` at ``probes``; its factor is free (universal kriging)."""
-
-    def __init__(self, probes: _Points, observed: np.ndarray, prior: Prior, covariance: np.ndarray) -> None:
-        self.prior = prior
-        above = observed - probes.mean
-        weights = np.ones(len(above))
-        for _ in range(12):
-            weights = self._reweighted(covariance, above, weights)
-        # Devices differ in how well the process fits them; the probes say how well, the prior counts as four of them.
-        surprise = (above - self._shift) @ self._alpha
-        self._scale = (_DOUBT + surprise) / (_DOUBT + len(above) - 1)
-        self.evidence = self._evidence(surprise, weights)
-
-    def at(self, points: _Points, cross: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (m,) of a measurement; ``cross`` (m, k) is the prior covariance with the probes."""
-        mean = points.mean + self._shift + cross @ self._alpha
-        solved = cho_solve(self._factor, cross.T)
-        unexplained = 1 - self._ones @ cross.T
-        variance = points.variance(self.prior) - (cross.T * solved).sum(0) + unexplained**2 / self._ones.sum()
-        return mean, (np.maximum(variance, 0) + self.prior.noise) * self._scale
-
-    def _reweighted(self, covariance: np.ndarray, above: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        noise = self.prior.noise / weights
-        self._solve(covariance + np.diag(noise), above)
-        return (_FREEDOM + 1) / (_FREEDOM + (noise * self._alpha) ** 2 / self.prior.noise)
-
-    def _evidence(self, surprise: float, weights: np.ndarray) -> float:
-        """Log probability of the probes and the most probable weights, up to a constant that all priors share."""
-        volume = np.log(np.diag(self._factor[0])).sum() + np.log(self._ones.sum()) / 2
-        return float(-surprise / 2 - volume + _FREEDOM / 2 * (np.log(weights) - weights).sum())
-
-    def _solve(self, matrix: np.ndarray, above: np.ndarray) -> None:
-        self._factor = cho_factor(matrix, lower=True)
-        self._ones = cho_solve(self._factor, np.ones(len(above)))
-        self._shift = float(self._ones @ above / self._ones.sum())
-        self._alpha = cho_solve(self._factor, above - self._shift)
-
-
-class _Mixture:
-    """Posteriors of all the priors, weighed by how credible the probes and the known devices find each."""
-
-    def __init__(self, probes: _Points, observed: np.ndarray, parts: _Parts, chosen: Prior) -> None:
-        fits = [_Posterior(probes, observed, prior, _mixed(parts, prior)) for prior in _PRIORS]
-        odds = np.array([fit.evidence - _LOYALTY * _distance(fit.prior, chosen) for fit in fits])
-        weights = np.exp(odds - odds.max())
-        kept = np.flatnonzero(weights > 1e-4)
-        self._fits, self._weights = [fits[index] for index in kept], weights[kept] / weights[kept].sum()
-
-    def at(self, points: _Points, cross: _Parts) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and variance (m,) of a measurement's log latency; ``cross`` are prior covariances with the probes."""
-        each = [fit.at(points, _mixed(cross, fit.prior)) for fit in self._fits]
-        means, variances = (np.array(values) for values in zip(*each, strict=True))
-        mean = self._weights @ means
-        return mean, self._weights @ (variances + (means - mean) ** 2)
-
-
 class _Trial:
     """A known device treated as new: probes on it, and all its other architectures to be predicted."""
 
-    def __init__(self, probes: _Points, rest: _Points, observed: np.ndarray, weight: float) -> None:
+    def __init__(self, probes: Points, rest: Points, observed: np.ndarray, weight: float) -> None:
         self.probes, self.rest, self.weight = probes, rest, weight
         self.seen, self.truth = observed[: len(probes.mean)], observed[len(probes.mean) :]
         self._inner, self._cross = probes.parts(probes), rest.parts(probes)
 
     def misses(self, prior: Prior) -> np.ndarray:
         """Absolute errors of log latency (m,) under one prior."""
-        posterior = _Posterior(self.probes, self.seen, prior, _mixed(self._inner, prior))
-        return np.abs(posterior.at(self.rest, _mixed(self._cross, prior))[0] - self.truth)
+        posterior = Posterior(self.probes, self.seen, prior, mixed(self._inner, prior))
+        return np.abs(posterior.at(self.rest, mixed(self._cross, prior))[0] - self.truth)
 
     def spread_due(self, chosen: Prior) -> float:
         """What the predicted spread must be multiplied with to cover 68 % of the errors."""
-        mean, variance = _Mixture(self.probes, self.seen, self._inner, chosen).at(self.rest, self._cross)
+        mean, variance = Mixture(self.probes, self.seen, self._inner, chosen).at(self.rest, self._cross)
         return float(np.quantile(np.abs(mean - self.truth) / np.sqrt(variance), 0.68))
-
-
-def _mixed(parts: _Parts, prior: Prior) -> np.ndarray:
-    return prior.family * parts[0] + prior.additive * parts[1] + prior.smooth * parts[2]
-
-
-def _distance(one: Prior, other: Prior) -> float:
-    return float((np.log(np.array(astuple(one)) / np.array(astuple(other))) ** 2).sum())
-
-
-def _informative(covariance: np.ndarray, noise: float, k: int) -> np.ndarray:
-    """Greedy choice by the drop in mean variance; ``covariance`` (m, m) is of the candidates."""
-    covariance = covariance.copy()
-    chosen: list[int] = []
-    for _ in range(k):
-        gains = (covariance**2).sum(axis=0) / (np.diag(covariance) + noise)
-        gains[chosen] = -1
-        best = int(np.argmax(gains))
-        chosen.append(best)
-        column = covariance[:, best].copy()
-        covariance -= np.outer(column, column) / (column[best] + noise)
-    return np.array(chosen)
 
 
 def _tuned_kernel(inputs: np.ndarray, targets: np.ndarray, seed: int) -> Kernel:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+from .distill import Distiller, DistillTerms
 from .evaluate import eager_predict, evaluate
 from .loop import TrainResult, train
 from .recipes import RECIPES, Recipe, finetune, scratch
 
-__all__ = ["RECIPES", "Recipe", "TrainResult", "eager_predict", "evaluate", "finetune", "scratch", "train"]
+__all__ = [
+    "RECIPES",
+    "DistillTerms",
+    "Distiller",
+    "Recipe",
+    "TrainResult",
+    "eager_predict",
+    "evaluate",
+    "finetune",
+    "scratch",
+    "train",
+]

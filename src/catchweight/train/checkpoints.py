@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data import SegmentationData
@@ -53,24 +54,29 @@ class Checkpoint:
         self.path = path
         self.identity = identity
 
-    def save(self, net: nn.Module, ema: Ema, optimizer: Optimizer, progress: Progress) -> None:
-        """Replace the file in one step.
+    def save(
+        self, net: nn.Module, ema: Ema, optimizer: Optimizer, progress: Progress, beside: Mapping[str, Tensor]
+    ) -> None:
+        """Replace the file in one step; ``beside`` is what else is trained, such as adapters.
 
         Raises:
             CatchweightError: disk full or folder read-only, or a weight is not finite; the old file stays.
         """
-        _require_finite(net, progress)
+        _require_finite(
+            [*net.parameters(), *(value for value in beside.values() if value.is_floating_point())], progress
+        )
         ema.copy_counters()
         state = {
             "identity": self.identity,
             "net": net.state_dict(),
             "ema": ema.net.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "beside": {name: value.detach() for name, value in beside.items()},
             "progress": dict(vars(progress)),
         }
         save_state(self.path, state)
 
-    def restore(self, net: nn.Module, ema: Ema, optimizer: Optimizer) -> Progress:
+    def restore(self, net: nn.Module, ema: Ema, optimizer: Optimizer, beside: Mapping[str, Tensor]) -> Progress:
         """Bring everything back, or leave it alone and start at the beginning when there is no file.
 
         Raises:
@@ -83,6 +89,9 @@ class Checkpoint:
         net.load_state_dict(state["net"])
         ema.net.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
+        with torch.no_grad():
+            for name, value in beside.items():
+                value.copy_(state["beside"][name])
         return Progress(**state["progress"])
 
     def _require_same(self, stored: dict[str, Any]) -> None:
@@ -100,12 +109,18 @@ class Checkpoint:
 
 
 def identity(
-    net: SegmentationNet, data: SegmentationData, recipe: Recipe, split: tuple[str, str], processes: int
+    net: SegmentationNet,
+    data: SegmentationData,
+    recipe: Recipe,
+    split: tuple[str, str],
+    processes: int,
+    objective: dict[str, Any],
 ) -> dict[str, Any]:
     """What a training is of: plain values that must agree when it goes on."""
     return {
         "processes": processes,
         "network": net.spec.to_json(),
+        "objective": objective,
         "recipe": recipe.model_dump(mode="json"),
         "data": {
             "classes": list(data.classes.names),
@@ -140,8 +155,8 @@ def load_state(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _require_finite(net: nn.Module, progress: Progress) -> None:
-    norms = torch._foreach_norm([p.detach() for p in net.parameters()])
+def _require_finite(weights: Sequence[Tensor], progress: Progress) -> None:
+    norms = torch._foreach_norm([weight.detach() for weight in weights])
     if not bool(torch.isfinite(torch.stack(norms)).all()):
         raise CatchweightError(
             f"weights became infinite or NaN in epoch {progress.epoch + 1}, step {progress.step}. The last good "

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from lightning_fabric.wrappers import _FabricModule
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..data.loading import Batch, TrainLoader
+from ..data.loading import Batch
 from ..nets import SegmentationNet
 from ..tasks.metrics import SegmentationScore
+from .batches import Batches
 from .checkpoints import Checkpoint, Progress
 from .ema import Ema
 from .optim import lr_factor, parameters, set_lr
@@ -30,7 +32,8 @@ WATCH_EVERY = 16
 class Training:
     """Everything that a training moves, and how far it is.
 
-    ``step`` and ``stepper`` are ``Step`` and ``optimizer`` as Fabric has wrapped them.
+    ``step`` and ``stepper`` are the objective's step and ``optimizer`` as Fabric has wrapped them; ``beside`` is what
+    the step holds besides ``net``.
     """
 
     fabric: Fabric
@@ -40,10 +43,11 @@ class Training:
     optimizer: Optimizer
     stepper: Any
     ema: Ema[SegmentationNet]
-    loader: TrainLoader
+    loader: Batches
     checkpoint: Checkpoint
     progress: Progress
     class_names: tuple[str, ...]
+    beside: Mapping[str, Tensor] = field(default_factory=dict)
 
     def lr(self, at: int) -> float:
         """Learning rate of global step ``at`` (from 0)."""
@@ -53,7 +57,7 @@ class Training:
     def save(self) -> None:
         """Write the checkpoint (first process only)."""
         if self.fabric.is_global_zero:
-            self.checkpoint.save(self.net, self.ema, self.optimizer, self.progress)
+            self.checkpoint.save(self.net, self.ema, self.optimizer, self.progress, self.beside)
 
     def end_epoch(self, score: SegmentationScore | None) -> dict[str, Any]:
         """Close the epoch under way: its row goes into the history."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ..data.cache import PixelCache
 from ..data.loading import EvalLoader, TrainLoader
 from ..nets import SegmentationNet, save_network
 from ..tasks.metrics import SegmentationScore
+from .batches import BringsBatches
 from .checkpoints import Checkpoint, identity
 from .epoch import Training, run_epoch
 from .evaluate import eager_predict, evaluate
@@ -23,6 +25,7 @@ from .pictures import draw_pictures
 from .progress import Live
 from .recipes import Recipe
 from .setup import batch_per_process, begin, build_fabric
+from .step import Objective, PlainLoss
 
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -58,6 +61,7 @@ def train(
     deadline: float | None = None,
     on_event: OnEvent | None = None,
     fabric: Fabric | None = None,
+    objective: Objective | None = None,
     quiet: bool = False,
 ) -> TrainResult:
     """Train ``net`` in place; kill it at any moment, call it again, and it ends with the same weights.
@@ -73,6 +77,7 @@ def train(
         deadline: in seconds of ``time.monotonic``; the epoch during which it passes is the last one.
         on_event: called with ("epoch", row of the history) after each epoch.
         fabric: devices to use instead of those of the recipe (and of ``torchrun``).
+        objective: what a step optimises; by default the recipe's loss of ``net`` alone.
         quiet: print nothing.
 
     Raises:
@@ -81,23 +86,27 @@ def train(
     """
     folder = Path(folder)
     fabric = fabric or build_fabric(recipe)
+    objective = objective or PlainLoss()
     fabric.launch()
-    train_loader = TrainLoader(
-        data,
-        recipe.size,
-        batch_per_process(recipe, fabric.world_size),
-        recipe.augment,
-        recipe.seed,
-        cache,
+    make = partial(
+        TrainLoader,
+        data=data,
+        size=recipe.size,
+        batch=batch_per_process(recipe, fabric.world_size),
+        augment=recipe.augment,
+        seed=recipe.seed,
+        cache=cache,
         workers=recipe.workers,
         split=split[0],
         rank=fabric.global_rank,
         world=fabric.world_size,
         pin=fabric.device.type == "cuda",
     )
+    train_loader = objective.batches(make, recipe) if isinstance(objective, BringsBatches) else make()
     val_loader = EvalLoader(data, split[1], recipe.size, recipe.eval_batch, cache, workers=recipe.workers)
-    checkpoint = Checkpoint(folder / "last.pt", identity(net, data, recipe, split, fabric.world_size))
-    training = begin(fabric, net, data, recipe, train_loader, checkpoint, split[0])
+    about = identity(net, data, recipe, split, fabric.world_size, objective.describe())
+    checkpoint = Checkpoint(folder / "last.pt", about)
+    training = begin(fabric, net, data, recipe, train_loader, checkpoint, split[0], objective)
     progress, best = training.progress, folder / "best.pt"
     end = recipe.epochs if until_epoch is None else min(until_epoch, recipe.epochs)
     late = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -12,23 +12,23 @@ from torch.optim import Optimizer
 from .recipes import Recipe
 
 
-def build_optimizer(net: nn.Module, recipe: Recipe) -> Optimizer:
-    """AdamW or SGD over groups that differ in weight decay and in ``lr_scale``."""
-    groups = parameter_groups(net, recipe)
+def build_optimizer(net: nn.Module, recipe: Recipe, beside: Iterable[nn.Parameter] = ()) -> Optimizer:
+    """AdamW or SGD over groups that differ in weight decay and in ``lr_scale``; ``beside`` are not the network's."""
+    groups = parameter_groups(net, recipe, beside)
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, recipe.beta2)
         return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 
-def parameter_groups(net: nn.Module, recipe: Recipe) -> list[dict]:
+def parameter_groups(net: nn.Module, recipe: Recipe, beside: Iterable[nn.Parameter] = ()) -> list[dict]:
     """Up to four groups: pretrained or new, decayed or not.
 
     Not decayed is whatever has fewer than two dimensions: norms, biases, fusion weights, layer scales.
     """
     pretrained = pretrained_names(net)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in net.named_parameters():
+    for name, parameter in (*net.named_parameters(), *(("", parameter) for parameter in beside)):
         if parameter.requires_grad:
             decay = recipe.weight_decay if parameter.ndim >= 2 else 0.0
             scale = recipe.backbone_lr_scale if name in pretrained else 1.0

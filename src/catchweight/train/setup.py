@@ -7,19 +7,19 @@ from typing import cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import SegmentationData
-from ..data.loading import TrainLoader
 from ..errors import UsageError
 from ..nets import SegmentationNet
 from ..tasks.segmentation import SegmentationTask, class_pixels
+from .batches import Batches
 from .checkpoints import Checkpoint
 from .ema import Ema
 from .epoch import Training
 from .optim import build_optimizer
 from .recipes import Recipe
-from .step import Step
+from .step import Objective
 
 
 def build_fabric(recipe: Recipe) -> Fabric:
@@ -57,22 +57,30 @@ def begin(
     net: SegmentationNet,
     data: SegmentationData,
     recipe: Recipe,
-    loader: TrainLoader,
+    loader: Batches,
     checkpoint: Checkpoint,
     split: str,
+    objective: Objective,
 ) -> Training:
     """Put network, loss, optimiser and average on the device and go to where the checkpoint stands."""
     if recipe.channels_last:
         net.to(memory_format=torch.channels_last)
     pixels = class_pixels(data, split) if recipe.loss.class_balance else None
     loss = SegmentationTask(data.classes).loss(recipe.loss, pixels)
-    optimizer = build_optimizer(net, recipe)
-    module: nn.Module = Step(net, loss, recipe.channels_last)
-    if recipe.compile:
-        module = cast(nn.Module, torch.compile(module))
-    step, stepper = fabric.setup(module, optimizer)
+    torch.manual_seed(recipe.seed)  # what the objective adds starts alike for the same recipe
+    module = objective(net, loss, recipe.channels_last)
+    extra = [value for value in state_beside(module, net).values() if isinstance(value, nn.Parameter)]
+    optimizer = build_optimizer(net, recipe, extra)
+    compiled = cast(nn.Module, torch.compile(module)) if recipe.compile else module
+    step, stepper = fabric.setup(compiled, optimizer)
     ema = Ema(net, recipe.ema)
-    progress = checkpoint.restore(net, ema, optimizer)
-    return Training(
-        fabric, recipe, net, step, optimizer, stepper, ema, loader, checkpoint, progress, tuple(data.classes.names)
-    )
+    beside = state_beside(module, net)  # only now: moving to a device replaces buffers
+    progress = checkpoint.restore(net, ema, optimizer, beside)
+    names = tuple(data.classes.names)
+    return Training(fabric, recipe, net, step, optimizer, stepper, ema, loader, checkpoint, progress, names, beside)
+
+
+def state_beside(module: nn.Module, net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a step that are not its network's, by their names in the step."""
+    own = {id(value) for value in net.state_dict(keep_vars=True).values()}
+    return {name: value for name, value in module.state_dict(keep_vars=True).items() if id(value) not in own}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,34 @@ class Step(nn.Module):
         """Loss of images ``(B, 3, H, W)`` uint8 with masks ``(B, H, W)`` uint8."""
         inputs = self.net.normalise(images).contiguous(memory_format=self.memory_format)
         return self.loss(self.net.train_logits(inputs), masks)
+
+
+class Objective(Protocol):
+    """What a step of training optimises, beyond the plain loss of one network: distillation, a supernet's members."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values that tell it from others; a checkpoint of another objective is refused."""
+        ...
+
+    def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
+        """The step as a module: images (B, 3, H, W) uint8 and masks (B, H, W) uint8 -> scalar loss.
+
+        Its parameters are optimised; those of ``net`` must be among them, and what is fixed must not require gradients.
+        Whatever its ``state_dict`` holds beside ``net`` (adapters, say) is stored and restored with the training; only
+        ``net`` is averaged and kept. It is called once a step with torch's generator seeded for that step, so what it
+        draws from it is repeated on resume.
+        """
+        ...
+
+
+class PlainLoss:
+    """The loss of the network alone."""
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
+        return Step(net, loss, channels_last)
 
 
 class LossWatch:

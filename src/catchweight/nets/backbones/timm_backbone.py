@@ -30,22 +30,25 @@ class TimmBackbone(nn.Module):
     Args:
         name: timm's name, a weights tag after a dot allowed: ``resnet18``, ``resnet18.a1_in1k``.
         strides: which maps; where a network has several of one stride, the deepest.
+        output_stride: of the deepest map, 32, 16 or 8; below 32 the last stages dilate instead of striding.
 
     Raises:
         UsageError: no such timm network, or it gives no maps of these strides.
+        CatchweightError: the network gives no feature maps, or cannot dilate.
     """
 
-    def __init__(self, name: str, strides: Sequence[int] = STRIDES) -> None:
+    def __init__(self, name: str, strides: Sequence[int] = STRIDES, output_stride: int = 32) -> None:
         super().__init__()
         self.name, self.strides = name, tuple(strides)
-        probe = _probe(name)
+        dilated = {} if output_stride == 32 else {"output_stride": output_stride}
+        probe = _probe(name, dilated)
         indices = _indices(name, probe, self.strides)
-        self.net = timm.create_model(name, features_only=True, out_indices=indices)
+        self.net = timm.create_model(name, features_only=True, out_indices=indices, **dilated)
         self.info = _feature_info(self.net)
         _cut(self.net, self.info[-1].name)
         # EfficientNet's own feature class has no such attribute: it is always channels first.
         self.channels_last_maps = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
-        self.divisor = _divisor(name, indices, max(f.stride for f in self.info))
+        self.divisor = _divisor(name, indices, max(f.stride for f in self.info), dilated)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.net(self._padded(x))
@@ -85,17 +88,22 @@ def _cut(net: nn.Module, last: str) -> None:
         net.blocks = blocks[: int(stage[1]) + 1]
 
 
-def _probe(name: str) -> dict[int, int]:
+def _probe(name: str, dilated: dict[str, int]) -> dict[int, int]:
     """Strides of the maps the network can give, by timm's index, found without allocating its weights."""
     if not timm.is_model(name):
         raise unknown_backbone(name)
     try:
         with torch.device("meta"):
-            net: Any = timm.create_model(name, features_only=True)
+            net: Any = timm.create_model(name, features_only=True, **dilated)
             dicts = net.feature_info.get_dicts()
             # The index is not always the place in the list: DLA leaves its first map out unless asked.
             return {int(f.get("index", place)): int(f["reduction"]) for place, f in enumerate(dicts)}
     except (RuntimeError, AttributeError, TypeError, NotImplementedError, AssertionError) as error:
+        if dilated:
+            raise CatchweightError(
+                f"timm's {name} cannot be brought to output stride {dilated['output_stride']} ({error}): take 32, "
+                "or a backbone that dilates, e.g. resnet18 or tf_efficientnet_lite0"
+            ) from error
         raise CatchweightError(
             f"timm's {name} gives no feature maps ({error}); take a backbone that does, e.g. resnet18"
         ) from error
@@ -112,10 +120,10 @@ def _indices(name: str, have: dict[int, int], wanted: tuple[int, ...]) -> tuple[
     return tuple(deepest[s] for s in wanted)
 
 
-def _divisor(name: str, indices: tuple[int, ...], coarsest: int) -> int:
+def _divisor(name: str, indices: tuple[int, ...], coarsest: int, dilated: dict[str, int]) -> int:
     """What height and width must be multiples of: 1, or the coarsest stride if only that works; tried on shapes."""
     with torch.device("meta"):
-        net = timm.create_model(name, features_only=True, out_indices=indices).eval()
+        net = timm.create_model(name, features_only=True, out_indices=indices, **dilated).eval()
         for divisor, size in ((1, (97, 75)), (coarsest, (3 * coarsest, 2 * coarsest))):
             try:
                 net(torch.empty(1, 3, *size))

@@ -98,7 +98,16 @@ class FasterSegConfig:
 
     def channels(self, stride: int, twelfths: int) -> int:
         """Channels of a map of that stride at that width."""
-        return round(stride * self.base * twelfths / TWELFTHS)
+        return map_channels(self.base, stride, twelfths)
+
+
+def map_channels(base: int, stride: int, twelfths: int) -> int:
+    """Channels of a map of that stride at that width, where the full width is ``base`` a unit of stride.
+
+    >>> map_channels(12, 8, 4)
+    32
+    """
+    return round(stride * base * twelfths / TWELFTHS)
 
 
 @dataclass(frozen=True)

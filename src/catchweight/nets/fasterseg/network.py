@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,15 +36,16 @@ class Channels:
         return self(stride, self.config.head)
 
 
-def _stem(config: FasterSegConfig, scale: Channels) -> nn.Sequential:
+def stem(twelfths: int, scale: Callable[[int, int], int]) -> nn.Sequential:
     """``(B, 3, H, W) -> (B, C, ceil(H/8), ceil(W/8))``; the maps at strides 2 and 4 have twice their full width."""
-    half, quarter, out = scale(4, config.stem), scale(8, config.stem), scale(8, config.stem)
+    half, quarter, out = scale(4, twelfths), scale(8, twelfths), scale(8, twelfths)
     return nn.Sequential(
         conv_bn_relu(3, half, stride=2), plain(half, quarter, stride=2, depth=2), plain(quarter, out, stride=2, depth=2)
     )
 
 
-def _classifier(inp: int, classes: int) -> nn.Sequential:
+def classifier(inp: int, classes: int) -> nn.Sequential:
+    """3x3 convolution, then the class scores: ``(B, inp, h, w) -> (B, classes, h, w)``."""
     hidden = inp if inp <= WIDEST_PLAIN_CLASSIFIER else inp // 2
     return nn.Sequential(conv_bn_relu(inp, hidden), nn.Conv2d(hidden, classes, 1))
 
@@ -124,17 +125,17 @@ class FasterSeg(SegmentationNet):
         scale = Channels(config, spec.width)
         self.config = config
         self.widths = [last_widths(config, index, scale) for index in range(len(config.branches))]
-        self.stem = _stem(config, scale)
+        self.stem = stem(config.stem, scale)
         self.cells = Cells(config, scale)
         self.climbs = nn.ModuleList(Climb(widths, scale) for widths in self.widths)
         fused = scale.head(8) * len(config.branches)
         self.fuse = conv_bn_relu(fused, fused, kernel=1)
-        self.head = _classifier(fused, spec.classes)
+        self.head = classifier(fused, spec.classes)
         coarse = [s for s in STRIDES[1:] if spec.aux and any(s in widths for widths in self.widths)]
         self.aux = nn.ModuleDict(
-            {str(s): _classifier(sum(w[s] for w in self.widths if s in w), spec.classes) for s in coarse}
+            {str(s): classifier(sum(w[s] for w in self.widths if s in w), spec.classes) for s in coarse}
         )
-        self.apply(_initialise)
+        self.apply(initialise)
 
     @property
     def feature_info(self) -> list[FeatureInfo]:
@@ -142,6 +143,11 @@ class FasterSeg(SegmentationNet):
         pairs = zip(self.config.branches, self.widths, strict=True)
         found = [FeatureInfo(f"branch{b.end}", channels, s) for b, widths in pairs for s, channels in widths.items()]
         return sorted(found, key=lambda info: info.stride)
+
+    @property
+    def feature_places(self) -> list[str]:
+        numbered = list(enumerate(self.widths))
+        return [f"cells[{number}][{stride}]" for stride in STRIDES for number, widths in numbered if stride in widths]
 
     def features(self, x: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) -> the maps of ``feature_info``."""
@@ -164,7 +170,7 @@ class FasterSeg(SegmentationNet):
         return out
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """As published: He's normal initialisation, by fan-in, for every convolution."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")

@@ -23,18 +23,22 @@ class LinearHead(nn.Module):
         self.levels = levels
         self.classifier = nn.Conv2d(width, classes, 1)
 
-    def level_weights(self) -> list[Tensor] | None:
+    def level_weights(self, levels: int) -> list[Tensor] | None:
         """One factor a level; None for a plain sum."""
         return None
 
+    def class_weight(self, width: int) -> Tensor:
+        """Of the classifier, for so many channels (here always its own): (K, width, 1, 1)."""
+        return self.classifier.weight
+
     def forward(self, levels: Sequence[Tensor]) -> Tensor:
         """[(B, width, h_l, w_l)], finest first -> logits (B, K, h_0, w_0)."""
-        if self.classifier.out_channels <= self.classifier.in_channels:
+        if self.classifier.out_channels <= levels[0].shape[1]:
             return self._classify_then_resize(levels)
         return self._resize_then_classify(levels)
 
     def _classify_then_resize(self, levels: Sequence[Tensor]) -> Tensor:
-        factors, weight = self.level_weights(), self.classifier.weight
+        factors, weight = self.level_weights(len(levels)), self.class_weight(levels[0].shape[1])
         total = F.conv2d(levels[0], weight if factors is None else weight * factors[0], self.classifier.bias)
         for i in range(1, len(levels)):
             part = F.conv2d(levels[i], weight if factors is None else weight * factors[i])
@@ -42,7 +46,7 @@ class LinearHead(nn.Module):
         return total
 
     def _resize_then_classify(self, levels: Sequence[Tensor]) -> Tensor:
-        factors = self.level_weights()
+        factors = self.level_weights(len(levels))
         maps = levels if factors is None else [w * x for w, x in zip(factors, levels, strict=True)]
         total = maps[0]
         for x in maps[1:]:
@@ -61,5 +65,5 @@ class WeightedHead(LinearHead):
         super().__init__(width, levels, classes)
         self.v = nn.Parameter(torch.ones(levels))
 
-    def level_weights(self) -> list[Tensor] | None:
-        return list((self.levels * fusion_weights(self.v)).unbind())
+    def level_weights(self, levels: int) -> list[Tensor] | None:
+        return list((levels * fusion_weights(self.v)).unbind())

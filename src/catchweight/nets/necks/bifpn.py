@@ -28,8 +28,12 @@ class Fusion(nn.Module):
         self.act = activation(act)
         self.conv = SeparableConv(width, width, act="none")
 
+    def weights(self, inputs: int) -> Tensor:
+        """(n,) before normalisation, of so many maps (here always all)."""
+        return self.v
+
     def forward(self, *maps: Tensor) -> Tensor:
-        weights = fusion_weights(self.v).unbind()
+        weights = fusion_weights(self.weights(len(maps))).unbind()
         total = weights[0] * maps[0]
         for w, x in zip(weights[1:], maps[1:], strict=True):
             total = total + w * x

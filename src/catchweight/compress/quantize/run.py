@@ -1,0 +1,312 @@
+"""From a trained network to an int8 file that is faster here and within the tolerance, or to the reason why not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from ...data import ClassSet, SegmentationData, open_data
+from ...deploy.export import export
+from ...deploy.segmenter import Segmenter
+from ...errors import CatchweightError, UsageError, unknown
+from ...files import write_json
+from ...nets import load_network
+from ...nets.segmentation import SegmentationNet
+from ...run import Run
+from ...targets import Target
+from .calibrate import METHODS
+from .check import FileCheck, check_file
+from .images import Images
+from .layers import OUTPUT, milliseconds
+from .search import order, sensitivities, shortest_prefix
+from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
+from .trials import EQUALISED, PLAIN, UNLIMITED, Trials
+
+Say = Callable[[str], None]
+CHECKED = 100
+"""Validation images, at most, on which the finished file is verified."""
+RUNTIMES = ("onnxruntime:cpu",)
+"""Targets on which int8 files are served, scored and verified."""
+
+
+def quantize(
+    network: SegmentationNet | Path | str,
+    data: SegmentationData | Path | str,
+    *,
+    target: Target | str = "onnxruntime:cpu",
+    tolerance: float = TOLERANCE,
+    folder: Path | str,
+    size: tuple[int, int] | None = None,
+    settings: QuantizeSettings | None = None,
+    say: Say = print,
+) -> QuantizeResult:
+    """Quantise a trained network to int8 after training, and keep it only where it pays.
+
+    Static quantisation for ONNX Runtime (QDQ; weights int8 per channel, activations uint8), calibrated on training
+    images. Ranges, cross-layer equalisation and bias correction are chosen by the logit error on other training images.
+    The int8 file must be faster than the float file on the target, measured in turns, and lose at most ``tolerance``
+    points of validation mIoU; layers that cost most accuracy per millisecond go back to float until it does.
+    Each step is written to ``folder`` before the next; called again with the same arguments, it goes on.
+
+    Args:
+        network: a checkpoint (.pt), a file written by ``export`` (.onnx, fixed size), or a network (with ``size``).
+        data: the data set it was trained on, or its path; needs the splits train and val.
+        target: where latency counts.
+        tolerance: points of mIoU (0.5 is 0.005 of mIoU).
+        folder: run folder; another request in it is refused.
+        size: (H, W) to export a network for; a checkpoint knows its own.
+        say: receives progress lines.
+
+    Returns:
+        The verdict; ``result.file`` is the file to use, float or int8.
+
+    Raises:
+        UsageError: a target that cannot serve int8 files, a file that is int8 already or of free size, a negative
+            tolerance, or a network without ``size``.
+        CatchweightError: a file cannot be read, exported or quantised, or the data set has other classes.
+    """
+    settings, folder = settings or QuantizeSettings(), Path(folder)
+    place = _checked(target, tolerance, settings)
+    opened = data if isinstance(data, SegmentationData) else open_data(Path(data))
+    run = Run(folder, _request(network, opened, place, tolerance, settings, size))
+    with run.locked():
+        file = _float_file(network, opened, folder, size)
+        trials = Trials(file, opened, place, settings, folder)
+        _same_classes(trials, opened)
+        result = _Verdict(trials, tolerance, say).reach()
+        write_json(folder / "int8.verdict.json", result.to_json())
+        (folder / "attempt.onnx").unlink(missing_ok=True)
+        (folder / "attempt.json").unlink(missing_ok=True)
+    say(f"int8: {result.reason}")
+    return result
+
+
+class _Verdict:
+    """The order in which things are tried, and the sentence it ends with."""
+
+    def __init__(self, trials: Trials, tolerance: float, say: Say) -> None:
+        self.trials, self.tolerance, self.say = trials, tolerance, say
+        self.float_score = trials.score(None)
+        say(
+            f"int8: the float file has {self.float_score:.4f} val mIoU; calibrating on {len(trials.calibration)} images"
+        )
+
+    def reach(self) -> QuantizeResult:
+        recipe = self._recipe()
+        base, latency = self._fastest(recipe)
+        if not latency.faster:
+            return self._refused(f"int8 is not faster here ({latency})", latency)
+        kept = self._within_tolerance(recipe, base)
+        if kept is None:
+            return self._refused(self._too_coarse(recipe, base), latency, self.trials.score(recipe, base))
+        return self._final(recipe, kept)
+
+    def _recipe(self) -> Recipe:
+        """The recipe with the smallest logit error, refined one step after the other; the simpler one at a tie."""
+        settings = self.trials.settings
+        best = self._best([Recipe(PLAIN, method) for method in settings.methods])
+        graphs = [name for name in (EQUALISED, UNLIMITED) if name in self.trials.graphs]
+        best = self._best([best, *(replace(best, graph=name) for name in graphs)])
+        if settings.correct_bias:
+            best = self._best([best, replace(best, bias=True)])
+        self.say(f"int8: {best}: {self.trials.error(best)}")
+        return best
+
+    def _best(self, recipes: list[Recipe]) -> Recipe:
+        return min(recipes, key=lambda recipe: self.trials.error(recipe).error)
+
+    def _fastest(self, recipe: Recipe) -> tuple[list[str], Latency]:
+        """Every layer in int8, or, should that not pay, only those that are faster in it by the runtime's profile."""
+        everything = self._latency(recipe, [])
+        if everything.faster:
+            return [], everything
+        float_ms, int8_ms = self._profiles(recipe)
+        slower = [name for name, ms in int8_ms.items() if ms >= float_ms[name]]
+        if not slower or len(slower) == len(int8_ms):
+            return [], everything
+        self.say(f"int8: {everything}; trying with {len(slower)} layers in float that int8 makes slower")
+        return slower, self._latency(recipe, slower)
+
+    def _latency(self, recipe: Recipe, kept: list[str]) -> Latency:
+        path = self.trials.write(self.trials.folder / "attempt.onnx", recipe, kept)
+        found = self.trials.latency(path, f"{recipe}; float: {', '.join(kept) or 'nothing'}")
+        self.say(f"int8: {len(kept)} layers in float: {found}")
+        return found
+
+    def _profiles(self, recipe: Recipe) -> tuple[dict[str, float], dict[str, float]]:
+        trials = self.trials
+
+        def profiled() -> list[dict[str, float]]:
+            graphs = (trials.plain, trials.int8(recipe))
+            return [milliseconds(trials.target, graph, trials.layers, trials.plain) for graph in graphs]
+
+        float_ms, int8_ms = trials.ledger.once(f"profile, {recipe}", profiled)
+        return float_ms, int8_ms
+
+    def _within_tolerance(self, recipe: Recipe, base: list[str]) -> list[str] | None:
+        """Layers to leave in float so that the score holds; None when none or too many would have to be."""
+        if self._holds(recipe, base):
+            return base
+        if not self.trials.settings.search:
+            return None
+        ordered = [name for name in self._ordered(recipe) if name not in base]
+        most = int(self.trials.settings.most_float * len(self.trials.layers.names))
+        prefix = shortest_prefix(ordered, lambda names: self._holds(recipe, [*base, *names]), most)
+        return None if prefix is None else [*base, *prefix]
+
+    def _holds(self, recipe: Recipe, kept: list[str]) -> bool:
+        score = self.trials.score(recipe, kept)
+        lost = 100 * (self.float_score - score)
+        self.say(f"int8: {len(kept)} layers in float: {score:.4f} val mIoU, {lost:+.2f} points lost")
+        return lost <= self.tolerance
+
+    def _ordered(self, recipe: Recipe) -> list[str]:
+        float_ms, int8_ms = self._profiles(recipe)
+        self.say(f"int8: looking for the layers that cost most, {len(self.trials.layers.names)} to try")
+        errors = {name: self.trials.error(recipe, [name]).error for name in self.trials.layers.names if name != OUTPUT}
+        return order(sensitivities(errors, self.trials.error(recipe).error, float_ms, int8_ms))
+
+    def _too_coarse(self, recipe: Recipe, base: list[str]) -> str:
+        score = self.trials.score(recipe, base)
+        lost = 100 * (self.float_score - score)
+        searched = (
+            f" even with {self.trials.settings.most_float:.0%} of the layers in float"
+            if self.trials.settings.search
+            else ""
+        )
+        return (
+            f"int8 costs {lost:.2f} points of val mIoU ({self.float_score:.4f} to {score:.4f}); more than "
+            f"{self.tolerance:g} are lost{searched}"
+        )
+
+    def _final(self, recipe: Recipe, kept: list[str]) -> QuantizeResult:
+        """Written, measured again as it will be served, and verified."""
+        trials = self.trials
+        path = trials.write(trials.folder / "int8.onnx", recipe, kept)
+        latency = trials.latency(path, f"{recipe}; float: {', '.join(kept) or 'nothing'}")
+        score = trials.score(recipe, kept)
+        check = self._check(path)
+        self.say(f"int8: {check.message}")
+        if not latency.faster:
+            where = f"within tolerance only with {len(kept)} layers in float, where it is not faster ({latency})"
+            return self._refused(where, latency, score, check)
+        if not check.passed:
+            return self._refused(check.message, latency, score, check)
+        lost = 100 * (self.float_score - score)
+        reason = (
+            f"accepted: {latency}; val mIoU {self.float_score:.4f} to {score:.4f} ({lost:+.2f} points lost, "
+            f"{self.tolerance:g} allowed), {len(kept)} of {len(trials.layers.names)} layers in float"
+        )
+        return self._result(True, path, reason, latency, score, tuple(kept), recipe, check)
+
+    def _check(self, path: Path) -> FileCheck:
+        images = Images(self.trials.data, self.trials.segmenter, "val", CHECKED)
+        found: dict[str, Any] = self.trials.ledger.once(
+            f"check, {path.name}",
+            lambda: asdict(check_file(path, self.trials.file, images, self.trials.target.threads)),
+        )
+        return FileCheck(**{**found, "failures": tuple(found["failures"])})
+
+    def _refused(
+        self, why: str, latency: Latency | None, score: float | None = None, check: FileCheck | None = None
+    ) -> QuantizeResult:
+        (self.trials.folder / "int8.onnx").unlink(missing_ok=True)
+        (self.trials.folder / "int8.json").unlink(missing_ok=True)
+        return self._result(
+            False, self.trials.file, f"refused, the float file stays: {why}", latency, score, (), None, check
+        )
+
+    def _result(
+        self, accepted: bool, file: Path, reason: str, latency: Latency | None, score: float | None,
+        kept: tuple[str, ...], recipe: Recipe | None, check: FileCheck | None,
+    ) -> QuantizeResult:  # fmt: skip
+        return QuantizeResult(
+            accepted=accepted,
+            file=file,
+            float_file=self.trials.file,
+            reason=reason,
+            latency=latency,
+            float_score=self.float_score,
+            int8_score=score,
+            tolerance=self.tolerance,
+            kept_float=kept,
+            recipe=recipe,
+            check=check.to_json() if check else None,
+            folder=self.trials.folder,
+        )
+
+
+def _checked(target: Target | str, tolerance: float, settings: QuantizeSettings) -> Target:
+    place = Target.parse(target) if isinstance(target, str) else target
+    if place.name not in RUNTIMES:
+        raise UsageError(f"{place} does not serve our int8 files; int8 is made for {' or '.join(RUNTIMES)}")
+    if not tolerance >= 0:
+        raise UsageError(f"the tolerance is in points of mIoU and 0 or more, but got {tolerance:g}")
+    for method in settings.methods:
+        if method not in METHODS:
+            raise unknown("calibration", method, METHODS)
+    if not settings.methods:
+        raise UsageError(f"name at least one calibration: {', '.join(METHODS)}")
+    return place
+
+
+def _request(
+    network: SegmentationNet | Path | str, data: SegmentationData, target: Target, tolerance: float,
+    settings: QuantizeSettings, size: tuple[int, int] | None,
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "int8": network.spec.name if isinstance(network, SegmentationNet) else Path(network).name,
+        "weights": _digest(network),
+        "data": str(data.root.resolve()),
+        "target": target.fingerprint(),
+        "tolerance": tolerance,
+        "settings": settings.model_dump(mode="json"),
+        "size": list(size) if size else None,
+    }
+
+
+def _digest(network: SegmentationNet | Path | str) -> str:
+    """Of the file's bytes or the network's weights: a network trained on since is another request."""
+    digest = hashlib.sha256()
+    if isinstance(network, SegmentationNet):
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+    try:
+        return hashlib.sha256(Path(network).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CatchweightError(f"cannot read {network}: {error.strerror or error}") from error
+
+
+def _float_file(
+    network: SegmentationNet | Path | str, data: SegmentationData, folder: Path, size: tuple[int, int] | None
+) -> Path:
+    """The ONNX file to start from; what is not one yet is exported once."""
+    if not isinstance(network, SegmentationNet):
+        path = Path(network)
+        if path.suffix == ".onnx":
+            return path
+        if path.suffix != ".pt":
+            raise UsageError(f"{path}: give a checkpoint (.pt) or an exported file (.onnx)")
+    out = folder / "float.onnx"
+    if out.exists() and out.with_suffix(".json").exists():
+        return out
+    net, meta = (network, {}) if isinstance(network, SegmentationNet) else load_network(network)
+    wanted = size or meta.get("size")
+    if wanted is None:
+        raise UsageError("give the size (H, W) to export the network for")
+    classes = ClassSet.from_json(meta["classes"]) if "classes" in meta else data.classes
+    return export(net, out, size=(int(wanted[0]), int(wanted[1])), classes=classes, meta=meta)
+
+
+def _same_classes(trials: Trials, data: SegmentationData) -> None:
+    names: tuple[str, ...] = Segmenter(trials.file, threads=1).names
+    if names != data.classes.names:
+        raise CatchweightError(
+            f"{trials.file} predicts {len(names)} classes ({', '.join(names[:4])}...), but the data set has "
+            f"{len(data.classes)} ({', '.join(data.classes.names[:4])}...): quantise with the data it was trained on"
+        )

@@ -1,0 +1,163 @@
+"""One float file on one target: the int8 graphs that can be made of it, their errors, scores and latencies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from ...data import SegmentationData
+from ...data.cache import PixelCache
+from ...deploy.evaluate import evaluate_file
+from ...deploy.export import KEY
+from ...deploy.segmenter import Segmenter
+from ...files import write_json
+from ...targets import Target, distinguishable, interleaved
+from ...targets.graph import save_graph
+from .bias import corrected, inputs_of_convolutions
+from .calibrate import Ranges, calibrate, channel_means
+from .equalise import equalised, find_pairs, unlimited
+from .graph import prepare_graph
+from .images import Images
+from .layers import Layers
+from .ledger import Ledger
+from .qdq import OPS, quantized_graph
+from .settings import Latency, QuantizeSettings, Recipe
+from .simulate import Distance, answers, distance, runner
+
+PLAIN, EQUALISED, UNLIMITED = "plain", "equalised", "equalised without limits"
+
+
+@dataclass
+class Trials:
+    """One float file on one target with the images it is tried on; every figure goes through the ledger."""
+
+    file: Path
+    data: SegmentationData
+    target: Target
+    settings: QuantizeSettings
+    folder: Path
+    cache: PixelCache = field(default_factory=PixelCache)
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        return Ledger(self.folder / "attempts.json")
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        return Segmenter(self.file, threads=1)
+
+    @cached_property
+    def plain(self) -> onnx.ModelProto:
+        return prepare_graph(self.file)
+
+    @cached_property
+    def layers(self) -> Layers:
+        return Layers.of(self.plain)
+
+    @cached_property
+    def calibration(self) -> Images:
+        return Images(self.data, self.segmenter, "train", self.settings.images)
+
+    @cached_property
+    def probe(self) -> Images:
+        return Images(self.data, self.segmenter, "train", self.settings.probe, 0.5)
+
+    @cached_property
+    def expected(self) -> list[np.ndarray]:
+        """The float file's logits on the probe images."""
+        return answers(runner(self.file), self.probe)
+
+    @cached_property
+    def graphs(self) -> dict[str, onnx.ModelProto]:
+        """The float graphs that int8 may be made from, by name; equalised ones only where there is a pair."""
+        pairs = find_pairs(self.plain) if self.settings.equalise else []
+        exact = list(unlimited(pairs))
+        found = {PLAIN: self.plain}
+        if exact:
+            found[EQUALISED] = equalised(self.plain, exact)
+        if len(pairs) > len(exact):
+            found[UNLIMITED] = equalised(self.plain, pairs)
+        return found
+
+    def ranges(self, graph: str, method: str) -> Ranges:
+        found = self.ledger.once(
+            f"ranges, {graph}, {method}",
+            lambda: {k: list(v) for k, v in calibrate(self.graphs[graph], self.calibration, method, OPS).items()},
+        )
+        return {name: (low, high) for name, (low, high) in found.items()}
+
+    def means(self, graph: str) -> dict[str, np.ndarray]:
+        found = self.ledger.once(f"means, {graph}", lambda: self._means(graph))
+        return {name: np.asarray(values) for name, values in found.items()}
+
+    def _means(self, graph: str) -> dict[str, list[float]]:
+        model = self.graphs[graph]
+        means = channel_means(model, inputs_of_convolutions(model), self.calibration)
+        return {name: values.tolist() for name, values in means.items()}
+
+    def int8(self, recipe: Recipe, left_float: Collection[str] = ()) -> onnx.ModelProto:
+        """The int8 graph by a recipe, with the layers ``left_float`` in float."""
+        model = self.graphs[recipe.graph]
+        made = quantized_graph(model, self.ranges(recipe.graph, recipe.method), self.layers.nodes(left_float))
+        return corrected(made, model, self.means(recipe.graph)) if recipe.bias else made
+
+    def error(self, recipe: Recipe, left_float: Collection[str] = ()) -> Distance:
+        """How far the int8 graph's logits are from the float file's on the probe images."""
+        found: Mapping[str, float] = self.ledger.once(
+            f"error, {recipe}{_told(left_float)}",
+            lambda: distance(answers(runner(self.int8(recipe, left_float)), self.probe), self.expected).to_json(),
+        )
+        return Distance(**found)
+
+    def write(self, path: Path, recipe: Recipe, left_float: Collection[str] = ()) -> Path:
+        """The int8 file with the float file's metadata inside and beside it, and what int8 adds to it."""
+        model = self.int8(recipe, left_float)
+        facts = {**self.segmenter.metadata, "precision": "int8", "int8": self._facts(recipe, left_float)}
+        kept = [entry for entry in model.metadata_props if entry.key != KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        model.metadata_props.add(key=KEY, value=json.dumps(facts, ensure_ascii=False))
+        save_graph(model, path)
+        write_json(path.with_suffix(".json"), facts)
+        return path
+
+    def _facts(self, recipe: Recipe, left_float: Collection[str]) -> dict[str, Any]:
+        return {
+            "ranges": recipe.method,
+            "graph": recipe.graph,
+            "bias_corrected": recipe.bias,
+            "calibration_images": len(self.calibration),
+            "float_layers": [name for name in self.layers.names if name in set(left_float)],
+            "made_from": self.file.name,
+        }
+
+    def score(self, recipe: Recipe | None, left_float: Collection[str] = ()) -> float:
+        """Validation mIoU, 0..1, of the int8 file by ``recipe``, or of the float file for None."""
+        name = "score, float" if recipe is None else f"score, {recipe}{_told(left_float)}"
+        return float(self.ledger.once(name, lambda: self._score(recipe, left_float)))
+
+    def _score(self, recipe: Recipe | None, left_float: Collection[str]) -> float:
+        path = self.file if recipe is None else self.write(self.folder / "attempt.onnx", recipe, left_float)
+        return evaluate_file(path, self.data, "val", threads=self.target.threads, cache=self.cache).miou
+
+    def latency(self, path: Path, name: str) -> Latency:
+        """The float file and ``path`` in turns on the target."""
+        return Latency.from_json(self.ledger.once(f"latency, {name}", lambda: self._latency(path).to_json()))
+
+    def _latency(self, path: Path) -> Latency:
+        # The float precision's target reads both files as they are.
+        target = replace(self.target, precision=self.target.precisions[0], batch=self.segmenter.batch or 1)
+        sessions = [target.prepare(self.file), target.prepare(path)]
+        plain, quantised = interleaved(sessions, self.settings.seconds)
+        return Latency.of((plain, quantised), distinguishable(plain, quantised))
+
+
+def _told(left_float: Collection[str]) -> str:
+    return f"; float: {', '.join(sorted(left_float))}" if left_float else ""

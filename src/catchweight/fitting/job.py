@@ -1,0 +1,151 @@
+"""What was asked of ``fit``, checked, and the points (budgets) that it works towards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..budget import Budget
+from ..config import override
+from ..data import SegmentationData, open_data
+from ..data.cache import PixelCache
+from ..errors import CatchweightError, UsageError
+from ..run import Run
+from ..spaces.segmentation import Size
+from ..targets import Target
+from ..train import Recipe
+from .settings import FitSettings
+
+Say = Callable[[str], None]
+Budgets = Budget | str | Sequence[Budget | str]
+
+AFTERWARDS_S = 60.0
+"""Seconds set aside under ``--time``, for each budget, for export, verification, measuring and the report."""
+
+
+@dataclass
+class Job:
+    """What was asked for, checked, and what the stages share. ``run`` is opened once the work begins."""
+
+    request: dict[str, Any]
+    data: SegmentationData
+    budgets: tuple[Budget, ...]
+    target: Target
+    settings: FitSettings
+    base: Size
+    weights: str
+    say: Say
+    folder: Path
+    cache: PixelCache = field(default_factory=PixelCache)
+    end: float | None = None
+    """In seconds of ``time.monotonic``, when training must have ended; ``None`` for no bound."""
+
+    @cached_property
+    def run(self) -> Run:
+        return Run(self.folder, self.request)
+
+    @property
+    def classes(self) -> int:
+        return len(self.data.classes)
+
+    def recipe(self, size: Size, epochs: int) -> Recipe:
+        return self.settings.train.model_copy(update={"size": size, "epochs": epochs})
+
+    def left(self) -> float | None:
+        """Seconds left for training; ``None`` for no bound."""
+        return None if self.end is None else max(0.0, self.end - time.monotonic())
+
+    @cached_property
+    def points(self) -> tuple[Point, ...]:
+        """One for each budget, the widest first; a single one lives in the run folder itself."""
+        if len(self.budgets) == 1:
+            return (Point(self.budgets[0], self.run, self.say),)
+        return tuple(self._point(budget) for budget in self.budgets)
+
+    def _point(self, budget: Budget) -> Point:
+        name = "".join(c if c.isalnum() or c == "." else "-" for c in str(budget).replace("<=", "-"))
+        run = Run(self.run.path("points", name), self.request | {"budget": str(budget)})
+        return Point(budget, run, lambda line: self.say(f"[{budget}] {line}"))
+
+
+@dataclass
+class Point:
+    """One budget, the folder of what is done for it, and its voice."""
+
+    budget: Budget
+    run: Run
+    say: Say
+
+
+def prepare(
+    data: SegmentationData | str | Path,
+    budget: Budgets,
+    *,
+    target: str,
+    run: str | Path,
+    size: Size | None,
+    settings: FitSettings | None,
+    set_: Sequence[str],
+    minutes: float | None,
+    threads: int | None,
+    weights: str,
+    seed: int,
+    say: Say,
+) -> Job:
+    """Check everything that was asked for, without writing anything; arguments and errors as :func:`.fit`."""
+    budgets = read_budgets(budget)
+    if minutes is not None and minutes <= 0:
+        raise UsageError(f"--time must be positive, but got {minutes:g} minutes")
+    settings = override(settings or FitSettings(), set_)
+    settings = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
+    place = Target.parse(target, threads=threads)
+    opened = data if isinstance(data, SegmentationData) else open_data(Path(data), seed=seed)
+    base = size or native_size(opened)
+    request = {
+        "data": str(opened.root.resolve()),
+        "budget": str(budgets[0]) if len(budgets) == 1 else [str(b) for b in budgets],
+        "target": str(place),
+        "threads": place.threads,
+        "size": list(base),
+        "weights": weights,
+        "minutes": minutes,
+        "settings": settings.model_dump(mode="json"),
+    }
+    return Job(request, opened, budgets, place, settings, base, weights, say, Path(run))
+
+
+def read_budgets(wanted: Budgets) -> tuple[Budget, ...]:
+    """One budget or several, the first limit's largest first.
+
+    Raises:
+        UsageError: none, one twice, or budgets that limit different quantities and so lie on no common front.
+    """
+    several = [wanted] if isinstance(wanted, (Budget, str)) else list(wanted)
+    budgets = [Budget.parse(b) if isinstance(b, str) else b for b in several]
+    if not budgets:
+        raise UsageError('name at least one budget, e.g. --budget "latency<=15ms"')
+    names = {tuple(sorted(limit.name for limit in budget.limits)) for budget in budgets}
+    if len(names) > 1:
+        raise UsageError(
+            f"several budgets of one run must limit the same quantities, but got {' and '.join(map(str, budgets))}; "
+            "make one run for each"
+        )
+    if len(set(budgets)) < len(budgets):
+        raise UsageError(f"a budget is named twice: {', '.join(map(str, budgets))}")
+    return tuple(sorted(budgets, key=lambda budget: -budget.limits[0].value))
+
+
+def native_size(data: SegmentationData) -> Size:
+    """Size (H, W) in pixels of the first validation image, else of the first of any split."""
+    records = data.splits.get("val") or next((r for r in data.splits.values() if r), ())
+    if not records:
+        raise CatchweightError(f"{data.root}: no image was found")
+    height, width = data.read(records[0]).mask.shape
+    return int(height), int(width)
+
+
+__all__ = ["AFTERWARDS_S", "Budgets", "Job", "Point", "Say", "native_size", "prepare", "read_budgets"]

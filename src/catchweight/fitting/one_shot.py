@@ -1,0 +1,151 @@
+"""The main route: train a supernet once, search its members on this device, train the best ones on.
+
+reach -> supernet -> profile -> explore, then for each budget: the best predicted members, measured
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..files import write_json
+from ..front import Arch, Candidate, Front
+from ..nets import SegmentationNet, load_network, save_network
+from ..search import strategy_named
+from ..search.one_shot import SupernetScore
+from ..search.screen import Screening
+from ..search.strategy import Problem
+from ..train import train
+from ..train.checkpoints import load_state
+from ..train.distill import Distiller, DistillTerms
+from ..train.step import Objective
+from ..train.timing import step_seconds
+from .job import Point
+from .race import images
+from .space_route import SpaceRoute, without_unpredictable
+
+SUPERNET_SHARE, EXPLORE_SHARE = 0.45, 0.2
+"""Of the time that ``--time`` leaves, as each of these stages begins."""
+LEAST_EPOCHS, LEAST_EVALUATIONS = 3, 24
+
+
+class OneShotRoute(SpaceRoute):
+    """Candidates are members of one supernet; see :class:`.Route`."""
+
+    def prepare(self) -> None:
+        run = self.job.run
+        run.stage("reach", self.reach)
+        planned = run.stage("supernet-plan", self._plan_supernet)
+        run.stage("supernet", lambda: self._train_supernet(planned["epochs"]))
+        run.stage("teacher", self._keep_teacher)
+        run.stage("profile", self.profile)
+        run.stage("explore", self._explore)
+
+    def candidates(self, point: Point) -> Screening:
+        """The best members by supernet score that make the budget, measured."""
+        return self.finalists(point, sorted(self._explored.candidates, key=lambda c: -(c.score or 0.0)))
+
+    def others(self) -> Iterable[Candidate]:
+        note = "supernet score at predicted latency, not trained alone"
+        return (replace(c, note=note) for c in self._explored.points)
+
+    def network(self, arch: Arch) -> SegmentationNet:
+        return self.score.member(arch).train()
+
+    def objective(self) -> Objective | None:
+        """Distillation from the largest member, which sees the images at their largest."""
+        if not self.settings.distill:
+            return None
+        return Distiller(self._teacher, DistillTerms(kl=self.settings.distill), self.sizes[0])
+
+    def minutes(self) -> dict[str, float]:
+        training = len(self.job.budgets) * self.job.settings.train.epochs * 1.5 * self.alone_seconds() / 60
+        return {
+            "supernet": self._epoch_seconds() * self.settings.supernet_epochs / 60,
+            "explore": self.settings.evaluations * self._evaluation_seconds() / 60,
+            "training": training,
+        }
+
+    def _epoch_seconds(self) -> float:
+        recipe = self.recipe(1)
+        step = step_seconds(self.space, recipe, self.job.data.classes, objective=self.settings.sandwich)
+        return step * images(self.job) / recipe.batch
+
+    def _evaluation_seconds(self) -> float:
+        score = SupernetScore(self.space, self.job.data, self.job.cache)
+        begun = time.monotonic()
+        score(self.space.largest())
+        return time.monotonic() - begun
+
+    def _plan_supernet(self) -> dict[str, Any]:
+        """How many epochs of the supernet fit into the time."""
+        job, seconds = self.job, self._epoch_seconds()
+        epochs, left = self.settings.supernet_epochs, job.left()
+        if left is not None:
+            epochs = max(LEAST_EPOCHS, min(epochs, int(SUPERNET_SHARE * left / seconds)))
+        job.say(f"supernet: {epochs} epochs, about {epochs * seconds / 60:.0f} min")
+        return {"epochs": epochs, "epoch_seconds": round(seconds, 2)}
+
+    def _train_supernet(self, epochs: int) -> dict[str, Any]:
+        result = train(
+            self.space, self.job.data, self.recipe(epochs), self._folder, cache=self.job.cache,
+            objective=self.settings.sandwich,
+        )  # fmt: skip
+        self.job.say(f"supernet: its largest member has {result.score:.3f} val mIoU")
+        return {"score": result.score, "epochs": epochs}
+
+    def _keep_teacher(self) -> dict[str, Any]:
+        """On disk, so that every training of every call has the very same teacher."""
+        largest = self.space.largest()
+        save_network(self._teacher_file, self.score.member(largest))
+        score = self.score(largest)
+        self.job.say(f"teacher: the largest member has {score:.3f} val mIoU with statistics of its own")
+        return {"score": score}
+
+    @property
+    def _teacher_file(self) -> Path:
+        return self.job.run.path("teacher.pt")
+
+    @cached_property
+    def _teacher(self) -> SegmentationNet:
+        return load_network(self._teacher_file)[0]
+
+    @property
+    def _folder(self) -> Path:
+        return self.job.run.path("supernet")
+
+    @cached_property
+    def score(self) -> SupernetScore:
+        """Scores members with the averaged weights of the last epoch: the small ones are best there."""
+        self.space.load_state_dict(load_state(self._folder / "last.pt")["ema"])
+        return SupernetScore(self.space, self.job.data, self.job.cache)
+
+    def _explore(self) -> dict[str, Any]:
+        """Search the members below the loosest budget; one search serves all budgets."""
+        job, count = self.job, self.settings.evaluations
+        begun = time.monotonic()
+        self.score(self.space.largest())
+        seconds, left = time.monotonic() - begun, job.left()
+        if left is not None:
+            count = max(LEAST_EVALUATIONS, min(count, int(EXPLORE_SHARE * left / seconds)))
+        job.say(f"explore: {count} members by {self.settings.explore}, at most {count * seconds / 60:.0f} min")
+        problem = Problem(
+            decisions=self.space.decisions(),
+            evaluate=self.score,
+            cost=self.predicted,
+            budgets=tuple(without_unpredictable(budget) for budget in job.budgets),
+            storage=job.run.path("explore.journal"),
+            seed=job.settings.train.seed,
+            headroom=self.settings.headroom,
+        )
+        front = strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
+        write_json(job.run.path("explored.json"), front.to_json())
+        return {"evaluations": len(front.candidates)}
+
+    @cached_property
+    def _explored(self) -> Front:
+        return Front.read(self.job.run.path("explored.json"))

@@ -1,0 +1,209 @@
+"""From measured candidates to the point's exported network: race, train, export, verify, measure."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..budget import Cost
+from ..data.loading import EvalLoader
+from ..deploy.export import export
+from ..deploy.roofline import file_rooflines
+from ..deploy.verify import verify
+from ..errors import CatchweightError
+from ..files import write_json
+from ..front import Arch, Candidate, Front
+from ..nets import SegmentationNet, load_network
+from ..search import fitting_plan, successive_halving
+from ..search.screen import Screening
+from ..spaces.whole import label, size_of
+from ..targets.observe import observable
+from ..train import train
+from ..train.step import Objective
+from ..train.timing import step_seconds
+from .job import Job, Point
+
+EVALUATION_SHARE = 0.35
+"""Time of evaluating one image, as a share of training on it; only used to estimate."""
+
+
+class Route(Protocol):
+    """How candidates are found. What follows is the same for all: :func:`race`."""
+
+    def prepare(self) -> None:
+        """Do what all points share, in stages of the job's run."""
+
+    def candidates(self, point: Point) -> Screening:
+        """Candidates measured on the target: those within the budget, the preferred first, and those that are not.
+
+        Raises:
+            CatchweightError: none is within the budget; by how much the nearest misses it.
+        """
+
+    def others(self) -> Iterable[Candidate]:
+        """What else is known of the space, for the front: scored, but not trained alone."""
+
+    def network(self, arch: Arch) -> SegmentationNet:
+        """A candidate with the weights that its training begins from."""
+
+    def objective(self) -> Objective | None:
+        """What its training optimises besides the recipe's loss."""
+
+    def describe(self) -> dict[str, Any]:
+        """For ``--dry-run``: what would be done, and how many minutes it would take."""
+
+
+def race(job: Job, route: Route, point: Point) -> Candidate:
+    """Do all stages of one point; returns the network that was chosen, with the cost of its exported file."""
+    run, say = point.run, point.say
+    screening = load_screening(run.stage("screen", lambda: dump_screening(route.candidates(point))))
+    plan = run.stage("plan", lambda: _plan(job, route, point, screening))
+    front = Front.from_json(run.stage("search", lambda: _search(job, route, point, screening, plan)))
+    winner = front.best(point.budget)
+    assert winner is not None, "the race trains at least one candidate within the budget"
+    say(f"train: {label(winner.arch)}, the best of {len(screening.allowed)}")
+    trained = run.stage("train", lambda: _train(job, route, point, winner, plan["epochs"]))
+    exported = run.stage("export", lambda: _export(job, point, winner))
+    if not exported["passed"]:
+        raise CatchweightError(f"{run.path('model.onnx')} is not the network that was trained: {exported['message']}")
+    measured = run.stage("measure", lambda: _measure(job, point, winner, trained["score"], plan["epochs"]))
+    final = Candidate.from_json(measured)
+    run.stage("blocks", lambda: _blocks(job, point))
+    _write_front(run.path("front.json"), front, final, route.others())
+    return final
+
+
+def dump_screening(screening: Screening) -> dict[str, Any]:
+    return {"allowed": [c.to_json() for c in screening.allowed], "dropped": [c.to_json() for c in screening.dropped]}
+
+
+def load_screening(values: dict[str, Any]) -> Screening:
+    return Screening(
+        tuple(Candidate.from_json(v) for v in values["allowed"]),
+        tuple(Candidate.from_json(v) for v in values["dropped"]),
+    )
+
+
+def epoch_seconds(job: Job, route: Route, arch: Arch) -> float:
+    """Estimated seconds of one epoch with its evaluation, from one timed step."""
+    recipe = job.recipe(size_of(arch), job.settings.train.epochs)
+    step = step_seconds(route.network(arch), recipe, job.data.classes, objective=route.objective())
+    return step * images(job) / recipe.batch
+
+
+def images(job: Job) -> float:
+    """Images of one epoch, those evaluated counted as what they take."""
+    counted = len(job.data.splits["train"]) + EVALUATION_SHARE * len(job.data.splits["val"])
+    return max(counted, job.settings.train.batch)
+
+
+def _plan(job: Job, route: Route, point: Point, screening: Screening) -> dict[str, Any]:
+    """How many epochs, which rungs, how many candidates; fewer of each where the time is short."""
+    seconds = [epoch_seconds(job, route, c.arch) for c in screening.allowed]
+    plan = fitting_plan(seconds, job.settings.train.epochs, job.settings.search.eta, _share(job, point))
+    point.say(
+        f"plan: {plan['candidates']} candidates, rungs at epochs {plan['rungs']}, about {plan['minutes']:.0f} min"
+    )
+    return plan
+
+
+def _share(job: Job, point: Point) -> float | None:
+    """Seconds for this point: what is left, shared with those to come."""
+    left = job.left()
+    return None if left is None else left / (len(job.points) - job.points.index(point))
+
+
+def _search(job: Job, route: Route, point: Point, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
+    planned = screening.allowed[: plan["candidates"]]
+
+    def evaluate(candidate: Candidate, epochs: int) -> float:
+        point.say(f"search: {label(candidate.arch)} to epoch {epochs}")
+        folder = point.run.path("search", label(candidate.arch))
+        return _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+
+    front = successive_halving(
+        planned,
+        evaluate,
+        rungs=plan["rungs"][:-1] or [1],
+        eta=job.settings.search.eta,
+        storage=f"sqlite:///{point.run.path('study.db')}",
+        say=lambda line: point.say(f"search: {line}"),
+    )
+    return Front(front.candidates + screening.allowed[plan["candidates"] :] + screening.dropped).to_json()
+
+
+def _train_to(
+    job: Job, route: Route, point: Point, arch: Arch, folder: Path, epochs: int, until: int | None = None
+) -> float:
+    share = _share(job, point)
+    result = train(
+        route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
+        until_epoch=until, deadline=None if share is None else time.monotonic() + share, objective=route.objective(),
+    )  # fmt: skip
+    return result.score
+
+
+def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int) -> dict[str, Any]:
+    """Go on from where the race left the winner, to the end of its schedule."""
+    searched, folder = point.run.path("search", label(winner.arch)), point.run.path("train")
+    if not folder.exists():
+        aside = point.run.path("train.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(searched, aside)
+        aside.rename(folder)
+    score = _train_to(job, route, point, winner.arch, folder, epochs)
+    shutil.copyfile(folder / "best.pt", point.run.path("model.pt"))
+    return {"score": score, "candidate": winner.to_json()}
+
+
+def _export(job: Job, point: Point, winner: Candidate) -> dict[str, Any]:
+    net, meta = load_network(point.run.path("model.pt"))
+    size = size_of(winner.arch)
+    point.say("export: ONNX, then compare with the trained network on the validation images")
+    path = export(net, point.run.path("model.onnx"), size=size, classes=job.data.classes, meta=meta)
+    check = verify(path, net, EvalLoader(job.data, "val", size, 8, job.cache), job.data.classes)
+    write_json(point.run.path("verification.json"), check.to_json())
+    point.say(f"export: {check.message}")
+    return check.to_json()
+
+
+def _measure(job: Job, point: Point, winner: Candidate, score: float, epochs: int) -> dict[str, Any]:
+    """Measure the exported file three times, each with a fresh session, and take the middle one."""
+    path = point.run.path("model.onnx")
+    measured = [job.target.measure(path) for _ in range(3)]
+    middle = sorted(measured, key=lambda m: m.median_ms)[1]
+    write_json(point.run.path("latency.json"), {"all": [m.to_json() for m in measured], "used": middle.to_json()})
+    point.say(f"measure: {middle.median_ms:.2f} ms on {job.target} (spread {middle.spread:.0%})")
+    known_cost = winner.cost.to_json() | {"latency_ms": middle.median_ms, "file_bytes": float(path.stat().st_size)}
+    return Candidate(winner.arch, Cost.from_json(known_cost), score, "chosen", epochs).to_json()
+
+
+def _blocks(job: Job, point: Point) -> dict[str, Any]:
+    """Which blocks of the chosen network waste the device; only told where the runtime tells their times."""
+    if not observable(job.target):
+        return {"told": False}
+    try:
+        ((_, found),) = file_rooflines([point.run.path("model.onnx")], threads=job.target.threads)
+    except CatchweightError as error:  # the network is finished: nothing said about it may fail the job
+        point.say(f"blocks: not told, {error}")
+        return {"told": False}
+    write_json(point.run.path("blocks.json"), found.to_json())
+    return {"told": True}
+
+
+def _write_front(path: Path, front: Front, final: Candidate, others: Iterable[Candidate]) -> None:
+    def told(candidate: Candidate) -> Candidate:
+        beaten = candidate.score is not None and not candidate.note
+        return replace(candidate, note=f"behind the chosen one at epoch {candidate.epochs}") if beaten else candidate
+
+    raced = (told(c) for c in front.candidates if c.arch != final.arch)
+    known = {final.arch, *(c.arch for c in front.candidates)}
+    rest = (c for c in others if c.arch not in known)
+    write_json(path, Front((final, *raced, *rest)).to_json())
+
+
+__all__ = ["Route", "dump_screening", "epoch_seconds", "images", "load_screening", "race"]

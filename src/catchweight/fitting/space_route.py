@@ -1,0 +1,225 @@
+"""What routes through a search space share: its members, what they cost here, and which of them are measured."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..budget import Budget, Cost
+from ..errors import CatchweightError, unknown
+from ..files import write_json
+from ..front import Arch, Candidate
+from ..nets import SegmentationNet, build_network
+from ..search.reach import CostOf, Reach, reach
+from ..search.screen import Screening, measuring
+from ..spaces import SPACES
+from ..spaces.segmentation import SegmentationSpace, input_size, sizes_within
+from ..spaces.whole import label
+from ..targets.coarse import CoarsePredictor, WholeTable, profile_whole
+from ..targets.observe import observable
+from ..targets.predictor import LatencyPredictor
+from ..targets.profile import Subject, profile
+from ..targets.table import LatencyTable
+from ..train import Recipe
+from ..train.timing import step_seconds
+from .job import Job, Point
+from .race import images
+
+PROFILE_SHARE = 0.12
+"""Of the time that ``--time`` leaves as the stage begins."""
+PROFILED_S = 5.0
+"""Rough seconds to export and time one member; only used to estimate."""
+MOST_MEASURED = 12
+"""Members measured for one budget, before the best found so far are taken."""
+
+
+class SpaceRoute:
+    """A search space, its members' predicted and measured cost, and the choice of finalists by them."""
+
+    def __init__(self, job: Job) -> None:
+        settings = job.settings.search
+        if settings.space not in SPACES:
+            raise unknown("search space", settings.space, SPACES)
+        self.job, self.settings = job, settings
+        self.sizes = sizes_within(job.base, settings.scales)
+
+    def finalists(self, point: Point, ranked: Iterable[Candidate], count: int | None = None) -> Screening:
+        """The first of these members that make the budget when measured; predictions are corrected as it goes on.
+
+        Args:
+            ranked: members with predicted cost, the preferred first.
+            count: how many are wanted; default: ``search.finalists``.
+        """
+        tight, wanted = point.budget.tightened(self.settings.headroom), count or self.settings.finalists
+        allowed: list[Candidate] = []
+        dropped: list[Candidate] = []
+        ratios: list[float] = []
+        points: list[dict[str, Any]] = []
+        for member in ranked:
+            if len(allowed) >= wanted or len(ratios) >= max(MOST_MEASURED, 2 * wanted):
+                break
+            if not predicted_within(tight, member.cost, median(ratios) if ratios else 1.0):
+                continue
+            cost = self.measured(member.arch)
+            measured, predicted = cost.latency_ms or 0.0, max(member.cost.latency_ms or 0.0, 1e-9)
+            ratios.append(measured / predicted)
+            points.append({"name": label(member.arch), "predicted_ms": predicted, "measured_ms": measured})
+            if tight.allows(cost):
+                allowed.append(Candidate(member.arch, cost, note=""))
+            else:
+                dropped.append(Candidate(member.arch, cost, note="; ".join(tight.violations(cost))))
+        if not allowed:
+            nearest = self.look_ahead(point.budget)
+            nearest.check(self.job.target)
+            allowed.append(nearest.nearest)
+        write_json(point.run.path("predictions.json"), {"points": points})
+        point.say(f"screen: {len(allowed)} finalists of {len(ratios)} measured")
+        return Screening(tuple(allowed), tuple(dropped))
+
+    def minutes(self) -> dict[str, float]:
+        """Estimated minutes of what follows profiling, by stage."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """For ``--dry-run``: measures the smallest and the largest member and times one step, but trains nothing.
+
+        Raises:
+            CatchweightError: a budget is out of reach; tells by how much.
+        """
+        job = self.job
+        with tempfile.TemporaryDirectory() as store:
+            cost_of = measuring(self._plain, job.target, Path(store), job.say)
+            found = [self.look_ahead(budget, cost_of) for budget in job.budgets]
+        for ahead in found:
+            ahead.check(job.target)
+        new = [subject for subject in self.subjects() if (subject.label, subject.size) not in self.table]
+        profiling = min(self.settings.profile_minutes, len(new) * PROFILED_S / 60)
+        minutes = {"profile": profiling, **self.minutes()}
+        return {
+            "space": self.space_text(),
+            "reach": "; ".join(map(str, found)),
+            "minutes": {name: round(value, 1) for name, value in minutes.items()},
+            "minutes in all": round(sum(minutes.values()), 1),
+        }
+
+    @cached_property
+    def space(self) -> SegmentationSpace:
+        torch.manual_seed(self.job.settings.train.seed)
+        return SPACES[self.settings.space](
+            self.job.classes, backbone=self.settings.backbone, sizes=self.sizes, weights=self.job.weights
+        )
+
+    def space_text(self) -> str:
+        return f"{self.settings.space} over {self.settings.backbone}, {self.space.size():.3g} architectures"
+
+    def _plain(self, arch: Arch) -> SegmentationNet:
+        return build_network(self.space.network_name(arch), self.job.classes)
+
+    @cached_property
+    def measured(self) -> CostOf:
+        return measuring(self._plain, self.job.target, self.job.run.path("screen"), self.job.say)
+
+    def look_ahead(self, budget: Budget, cost: CostOf | None = None) -> Reach:
+        smallest, largest = self.space.smallest(), self.space.largest()
+        return reach(budget, smallest, largest, cost or self.measured, headroom=self.settings.headroom)
+
+    def reach(self) -> dict[str, Any]:
+        found = [self.look_ahead(budget) for budget in self.job.budgets]
+        for ahead in found:
+            self.job.say(f"reach: {ahead}")
+        for ahead in found:
+            ahead.check(self.job.target)
+        return {
+            "space": self.space_text(),
+            "reach": list(map(str, found)),
+        }
+
+    def profile(self) -> dict[str, Any]:
+        """Time members of the space on the target, unless the device's table knows them."""
+        job, table = self.job, self.table
+        left = job.left()
+        minutes = self.settings.profile_minutes
+        if left is not None:
+            minutes = min(minutes, PROFILE_SHARE * left / 60)
+        job.say(f"profile: timing up to {self.settings.profiled} members on {job.target} ({minutes:.1f} min at most)")
+        told = time.monotonic()
+
+        def say(done: int, total: int, text: str) -> None:
+            nonlocal told
+            if time.monotonic() - told > 15 or done == total:
+                told = time.monotonic()
+                job.say(f"profile: {done} of {total}, {text}")
+
+        time_all = profile if isinstance(table, LatencyTable) else profile_whole
+        report = time_all(table, self.subjects(), minutes=minutes, seconds=1.0, told=say)  # type: ignore[arg-type]
+        error = self.predictor.error
+        job.say(f"profile: {report.new} new, {report.known} known; {error}")
+        result = {"error": error.to_json(), "new": report.new, "known": report.known, "networks": len(table.networks)}
+        write_json(job.run.path("profile.json"), result)
+        return result
+
+    def subjects(self) -> list[Subject]:
+        rng = random.Random(self.job.settings.train.seed)
+        archs = [self.space.smallest(), self.space.largest()]
+        archs += [self.space.sample(rng) for _ in range(self.settings.profiled - len(archs))]
+        names = ((self.space.network_name(arch), input_size(arch)) for arch in archs)
+        classes = self.job.classes
+        return [Subject(f"{name} K{classes}", size, partial(build_network, name, classes)) for name, size in names]
+
+    @cached_property
+    def table(self) -> LatencyTable | WholeTable:
+        """Of blocks, where the runtime tells their times, else of whole networks."""
+        target = self.job.target
+        return LatencyTable(target) if observable(target) else WholeTable(target)
+
+    @cached_property
+    def predictor(self) -> LatencyPredictor | CoarsePredictor:
+        table = self.table
+        return LatencyPredictor(table) if isinstance(table, LatencyTable) else CoarsePredictor(table.networks)
+
+    def predicted(self, arch: Arch) -> Cost:
+        """Latency by the table, MACs and parameters counted; what can only be measured is left out."""
+        signatures = self.space.signatures(arch, input_size(arch), precision=self.job.target.precision)
+        net = self.space.subnet(arch, weights="none")
+        return Cost(
+            latency_ms=self.predictor.signatures(signatures).ms,
+            macs=float(sum(signature.macs for signature in signatures)),
+            params=float(sum(parameter.numel() for parameter in net.parameters())),
+        )
+
+    def alone_seconds(self) -> float:
+        """An epoch of the largest member; finalists take less."""
+        recipe = self.recipe(1)
+        return step_seconds(self.space, recipe, self.job.data.classes) * images(self.job) / recipe.batch
+
+    def recipe(self, epochs: int) -> Recipe:
+        return self.job.recipe(self.sizes[0], epochs).model_copy(update={"eval_every": 5})
+
+
+def without_unpredictable(budget: Budget) -> Budget:
+    """The limits that a prediction can be held against; the others count when a finalist is measured."""
+    limits = tuple(limit for limit in budget.limits if limit.name in ("latency", "macs", "params"))
+    if not limits:
+        raise CatchweightError(
+            f"the budget {budget} limits nothing that can be predicted: add a limit of latency, macs or params, "
+            "or use --set search.strategy=whole"
+        )
+    return Budget(limits)
+
+
+def predicted_within(budget: Budget, cost: Cost, factor: float) -> bool:
+    """Whether a predicted cost is within the predictable limits once its latency is multiplied by ``factor``."""
+    latency = None if cost.latency_ms is None else cost.latency_ms * factor
+    return without_unpredictable(budget).allows(replace(cost, latency_ms=latency))
+
+
+__all__ = ["SpaceRoute", "predicted_within", "without_unpredictable"]

@@ -1,0 +1,80 @@
+"""The simplest route: whole published networks, measured first, then raced against each other."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..front import Arch, Candidate
+from ..nets import SegmentationNet
+from ..search import fitting_plan
+from ..search.screen import Screening, look_ahead, screen
+from ..spaces.whole import WholeNetworks, known, label
+from ..train.step import Objective
+from .job import Job, Point
+from .race import epoch_seconds
+
+
+class WholeRoute:
+    """Every candidate is exported and measured before any training; see :class:`.Route`."""
+
+    def __init__(self, job: Job) -> None:
+        settings = job.settings.search
+        known(settings.networks)
+        self.job = job
+        self.space = WholeNetworks(job.base, settings.networks, settings.widths, settings.scales)
+
+    def prepare(self) -> None:
+        pass
+
+    def candidates(self, point: Point) -> Screening:
+        job, settings = self.job, self.job.settings.search
+        point.say(f"screen: measuring candidates on {job.target} against {point.budget}")
+        result = screen(
+            self.space, point.budget, job.target, job.classes, job.run.path("screen"),
+            headroom=settings.headroom, per_ladder=settings.per_ladder, say=point.say,
+        )  # fmt: skip
+        ordered = sorted(result.allowed, key=lambda c: -(c.cost.latency_ms or 0.0))
+        kept, left = ordered[: settings.most], ordered[settings.most :]
+        dropped = (*(replace(c, note="not tried: search.most reached") for c in left), *result.dropped)
+        point.say(f"screen: {len(kept)} candidates within the budget, {len(dropped)} dropped")
+        return Screening(tuple(kept), dropped)
+
+    def others(self) -> Iterable[Candidate]:
+        return ()
+
+    def network(self, arch: Arch) -> SegmentationNet:
+        train = self.job.settings.train
+        torch.manual_seed(train.seed)
+        return self.space.network(arch, self.job.classes, weights=self.job.weights, aux=train.loss.aux > 0)
+
+    def objective(self) -> Objective | None:
+        return None
+
+    def describe(self) -> dict[str, Any]:
+        """Trains nothing and leaves nothing: the smallest and the largest candidate are measured from a temporary
+        folder. Screening all would take as long as the real thing, so the plan counts every ladder once.
+
+        Raises:
+            CatchweightError: a budget is out of reach; tells by how much.
+        """
+        job, settings = self.job, self.job.settings.search
+        with tempfile.TemporaryDirectory() as store:
+            ahead = [
+                look_ahead(
+                    self.space, budget, job.target, job.classes, Path(store), headroom=settings.headroom, say=job.say
+                )
+                for budget in job.budgets
+            ]
+        for found in ahead:
+            found.check(job.target)
+        archs = [ladder[0] for ladder in self.space.ladders()]
+        seconds = [epoch_seconds(job, self, arch) for arch in archs][: settings.most]
+        plan = fitting_plan(sorted(seconds, reverse=True), job.settings.train.epochs, settings.eta, None)
+        plan["minutes"] = round(plan["minutes"] * len(job.budgets), 2)
+        return {"reach": "; ".join(map(str, ahead))} | plan | {"candidates_listed": [label(arch) for arch in archs]}

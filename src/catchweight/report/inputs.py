@@ -1,0 +1,151 @@
+"""Small files that a run may hold for its report; a section appears when its file is there.
+
+======================  =============================================================================================
+``baselines.json``      ``{NAME: {"candidates": [...]}}``: networks to compare with, in the form of ``front.json``
+``blocks.json``         ``Roofline.to_json()``: time of the chosen network's blocks, and what the device allows
+``predictions.json``    ``{"points": [{"name", "predicted_ms", "measured_ms"}]}``: networks the predictor had not seen
+``ablation.json``       ``{"rows": [{"stage", "score", "latency_ms", "note"}]}``: the result with stages left out
+``history.json``        ``{"evaluations": [{"score", "name", "phase", "epochs"}]}``: scores in the order they were found
+                        (without it that of the run's Optuna studies)
+======================  =============================================================================================
+
+Keys may be left out where the models below have a default; unknown ones are ignored, so that a later version may say
+more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import CatchweightError
+from ..files import read_json
+from ..front import Candidate, Front
+
+
+class _Input(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Block(_Input):
+    """A block of the chosen network: measured time, and what the device would need at best."""
+
+    name: str
+    kind: str = ""
+    ms: float = Field(ge=0)
+    share: float = Field(ge=0)
+    macs: float = Field(0.0, ge=0)
+    bytes: float = Field(0.0, ge=0)
+    efficiency: float = Field(ge=0)
+    """Share of the roofline: attainable time over measured time."""
+    bound: str = ""
+    """"compute" or "memory"."""
+
+
+class Peak(_Input):
+    """What the device can do at best."""
+
+    gflops: float
+    gbs: float
+
+
+class Blocks(_Input):
+    """``blocks.json``."""
+
+    rows: tuple[Block, ...] = ()
+    peak: Peak | None = None
+
+
+class Prediction(_Input):
+    """A network whose latency was predicted before it was measured, both in ms."""
+
+    name: str = ""
+    predicted_ms: float = Field(gt=0)
+    measured_ms: float = Field(gt=0)
+
+
+class Predictions(_Input):
+    """``predictions.json``."""
+
+    points: tuple[Prediction, ...] = ()
+
+
+class Ablated(_Input):
+    """The result without a stage, or with the stages up to one; the first row is what the others compare to."""
+
+    stage: str
+    score: float | None = None
+    latency_ms: float | None = None
+    note: str = ""
+
+
+class Ablation(_Input):
+    """``ablation.json``."""
+
+    rows: tuple[Ablated, ...] = ()
+
+
+class Evaluation(_Input):
+    """One score that the search found; ``phase`` groups what compares ("supernet", "race"...)."""
+
+    score: float
+    name: str = ""
+    phase: str = "search"
+    epochs: int | None = None
+
+
+class History(_Input):
+    """``history.json``."""
+
+    evaluations: tuple[Evaluation, ...] = ()
+
+
+M = TypeVar("M", bound=_Input)
+
+
+def read_input(kind: type[M], path: Path) -> M | None:
+    """The file as ``kind``; ``None`` where there is none.
+
+    Raises:
+        CatchweightError: not JSON, or of another form; names the file and the first wrong key.
+    """
+    if not path.exists():
+        return None
+    try:
+        return kind.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"])) or "the whole"
+        raise CatchweightError(f"{path}: {key} is wrong: {first['msg']}") from None
+
+
+def read_baselines(path: Path) -> dict[str, tuple[Candidate, ...]]:
+    """``baselines.json``; empty where there is none.
+
+    Raises:
+        CatchweightError: not JSON, or not fronts by name.
+    """
+    if not path.exists():
+        return {}
+    values = read_json(path)
+    try:
+        return {str(name): Front.from_json(front).candidates for name, front in values.items()}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise CatchweightError(f'{path}: expected {{name: {{"candidates": [...]}}}}, as in front.json') from error
+
+
+__all__ = [
+    "Ablated",
+    "Ablation",
+    "Block",
+    "Blocks",
+    "Evaluation",
+    "History",
+    "Peak",
+    "Prediction",
+    "Predictions",
+    "read_baselines",
+    "read_input",
+]

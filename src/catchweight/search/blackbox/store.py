@@ -1,0 +1,97 @@
+"""Where a study is kept: memory, a journal file, or a database."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import filelock
+import optuna
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from ...errors import CatchweightError, UsageError
+
+CREATION_TRIES = 5
+SQLITE_TIMEOUT_S = 60
+
+
+def open_storage(where: str | Path | None) -> optuna.storages.BaseStorage:
+    """Optuna storage at a path (journal file) or URL (database); ``None``: in memory.
+
+    Raises:
+        UsageError: no database of that kind, or its Python driver is not installed.
+        CatchweightError: the database or the file cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if where is None:
+        return optuna.storages.InMemoryStorage()
+    return _database(str(where)) if "://" in str(where) else _journal(Path(where))
+
+
+class _KernelLock(JournalFileOpenLock):
+    """Unlike Optuna's own locks, released by the operating system when its holder is killed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._lock = filelock.FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _journal(path: Path) -> optuna.storages.BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _KernelLock(path.with_name(f".{path.name}.lock"))
+        lock.acquire()
+        try:
+            _cut_unfinished_line(path)
+        finally:
+            lock.release()
+        return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except OSError as error:
+        raise CatchweightError(f"cannot open the search's journal {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CatchweightError(
+            f"{path} is not a journal of a search ({error}): move it away to start anew"
+        ) from error
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """A full disk or a power cut can leave half a line, to which the next entry would be glued."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        content = file.read()
+        if content and not content.endswith(b"\n"):
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def _database(url: str) -> optuna.storages.BaseStorage:
+    from sqlalchemy import exc
+    from sqlalchemy.engine import make_url
+
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except exc.ArgumentError:
+        raise UsageError(
+            f'cannot read the storage "{url.partition("://")[0]}://...": write a path for a journal file, or a URL '
+            "as sqlite:///file.db or postgresql+psycopg://user@host/name"
+        ) from None
+    options = {"connect_args": {"timeout": SQLITE_TIMEOUT_S}} if url.startswith("sqlite") else {}
+    for attempt in range(1, CREATION_TRIES + 1):
+        try:
+            return optuna.storages.RDBStorage(url, engine_kwargs=options)
+        except (ImportError, exc.NoSuchModuleError) as error:
+            raise UsageError(f"no driver for {shown}: {error}; install it, e.g. pip install psycopg[binary]") from error
+        except (exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            # Two workers may make the tables at the same time; the second try finds them made.
+            if attempt == CREATION_TRIES:
+                reason = str(error.__cause__ or error).strip().splitlines()[0]
+                raise CatchweightError(f"cannot open the storage {shown}: {reason}") from error
+            time.sleep(0.1 * 2**attempt)
+    raise AssertionError("the loop returns or raises")

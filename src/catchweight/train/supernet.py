@@ -1,0 +1,127 @@
+"""Training a supernet, so that its members work with the weights they share.
+
+Sandwich rule and in-place distillation: every step trains the largest member on the labels, and the smallest and a few
+random ones on what the largest predicts (Yu and Huang, "Universally Slimmable Networks", ICCV 2019; Yu et al.,
+"BigNAS", ECCV 2020). With ``share_batch`` the random members divide the batch among them, so that a step sees many at
+the cost of one (multi-architectural sampling, Liao et al., "Searching for Efficient Multi-Stage Vision Transformers",
+2021).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from ..config import Config
+from ..errors import UsageError
+from ..front import Arch
+from ..nets import SegmentationNet
+from ..spaces.segmentation import SegmentationSpace, input_size
+from ..tasks.losses import SegmentationLoss
+from .distill.losses import pixel_kl
+
+
+class Sandwich(Config):
+    """How the members of one step are drawn and what they learn from; an ``Objective`` of :func:`.train`."""
+
+    members: int = Field(default=2, ge=0)
+    """Random members of a step, besides the largest and the smallest."""
+    share_batch: bool = False
+    """Divide the batch among the random members instead of giving all of it to each."""
+    distill: float = Field(default=1.0, ge=0)
+    """Weight of the distillation of all but the largest member."""
+    labels: float = Field(default=0.0, ge=0)
+    """Weight of their loss on the labels; 0 as published."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of both softmaxes in the distillation."""
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "sandwich", **self.model_dump(mode="json")}
+
+    def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
+        """The step as a module.
+
+        Raises:
+            UsageError: the network has no choices.
+        """
+        if not isinstance(net, SegmentationSpace):
+            raise UsageError(f"the sandwich rule trains a search space, but {net.spec.name} is a plain network")
+        return SupernetStep(net, loss, self, channels_last)
+
+
+class SupernetStep(nn.Module):
+    """uint8 images ``(B, 3, H, W)`` and masks ``(B, H, W)`` -> the sum of the members' losses."""
+
+    def __init__(
+        self, space: SegmentationSpace, loss: SegmentationLoss, how: Sandwich, channels_last: bool = True
+    ) -> None:
+        super().__init__()
+        self.net = space
+        self.loss = loss
+        self.how = how
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._largest, self._smallest = space.largest(), space.smallest()
+
+    def forward(self, images: Tensor, masks: Tensor) -> Tensor:
+        x = self.net.normalise(images).contiguous(memory_format=self.memory_format)
+        total, teacher = self._teach(x, masks)
+        total = total + self._learn(self._smallest, x, masks, teacher)
+        # Drawn from torch's generator, which the loop seeds for each step: a resumed step draws the same members.
+        rng = random.Random(int(torch.randint(2**62, (1,))))
+        drawn = [self.net.sample(rng) for _ in range(self.how.members)]
+        parts = max(1, len(drawn)) if self.how.share_batch else 1
+        cut = [values.chunk(parts) for values in (x, masks, teacher)]
+        for number, arch in enumerate(drawn):
+            part = number % len(cut[0])
+            share = len(cut[0][part]) / len(x)
+            total = total + share * self._learn(arch, *(values[part] for values in cut))
+        return total
+
+    def _teach(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss of the largest member, and its logits (B, K, h, w) for the others."""
+        with self.net.activate(self._largest):
+            logits = self.net.train_logits(x)
+        return self.loss(logits, masks), logits[0].detach()
+
+    def _learn(self, arch: Arch, x: Tensor, masks: Tensor, teacher: Tensor) -> Tensor:
+        with self.net.activate(arch):
+            logits = self.net.train_logits(resized(x, arch))
+        total = self.how.distill * pixel_kl(logits[0], teacher, self.how.temperature)
+        if self.how.labels:
+            total = total + self.how.labels * self.loss(logits, masks)
+        return total
+
+
+def resized(x: Tensor, arch: Mapping[str, Any]) -> Tensor:
+    """Images (B, 3, H, W) at the member's own input size, antialiased."""
+    height, width = input_size(arch)
+    if (height, width) == tuple(x.shape[-2:]):
+        return x
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+@torch.no_grad()
+def recalibrate(net: nn.Module, batches: list[Tensor]) -> None:
+    """Take the statistics of every batch norm anew from these inputs (B, 3, H, W); weights stay.
+
+    A member of a supernet has the statistics of none in particular (Yu and Huang, ICCV 2019).
+    """
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = net.training
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over all batches
+        norm.train()
+    for batch in batches:
+        net(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    net.train(was_training)

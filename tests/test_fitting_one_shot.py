@@ -1,0 +1,145 @@
+"""The main route end to end at toy size: several budgets from one supernet, killed and resumed, refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import catchweight as cw
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError, UsageError
+from catchweight.fitting import FitSettings, describe_plan, prepare
+from catchweight.fitting.job import read_budgets
+from catchweight.front import Front
+from catchweight.nets import load_network
+
+TINY = (
+    "search.backbone=test_efficientnet",
+    "search.scales=[1.0]",
+    "search.profiled=10",
+    "search.supernet_epochs=2",
+    "search.evaluations=5",
+    "train.epochs=3",
+    "train.batch=4",
+    "train.tensorboard=false",
+    "train.accelerator=cpu",
+)
+BUDGETS = ["latency<=10s, params<=100M", "latency<=9s, params<=90k"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("fit1") / "scenes", {"train": 8, "val": 3}, size=(64, 96))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    """The device's latency table is shared between runs; tests must not write into the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def tiny_fit(scenes: Path, run: Path, budget=BUDGETS, extra=()):
+    return cw.fit(
+        scenes, budget, run=run, set_=(*TINY, *extra), threads=1, weights="none", say=lambda _: None
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    return tiny_fit(scenes, tmp_path_factory.mktemp("runs1") / "run")
+
+
+def test_every_budget_gets_a_measured_file_of_its_own(finished, scenes):
+    assert [point.budget for point in finished.points] == ["latency<=10s, params<=100M", "latency<=9s, params<=90k"]
+    for point in finished.points:
+        assert point.file.exists()
+        assert point.report.exists()
+        assert json.loads((point.folder / "verification.json").read_text())["passed"] is True
+        mask = cw.Segmenter(point.file)(next((scenes / "images" / "val").iterdir()))
+        assert mask.shape == (64, 96)
+    small = finished.points[1].best
+    net, _ = load_network(finished.points[1].folder / "model.pt")
+    assert sum(p.numel() for p in net.parameters()) == small.cost.params <= 90_000
+
+
+def test_the_run_tells_what_it_searched_and_how_well_it_predicts(finished):
+    folder = finished.folder
+    assert len(Front.read(folder / "explored.json").candidates) == 5
+    assert json.loads((folder / "profile.json").read_text())["networks"] >= 10
+    merged = Front.read(folder / "front.json")
+    assert all(point.best in merged.candidates for point in finished.points)
+    assert (folder / "report.html").exists()
+
+
+def test_running_again_repeats_nothing(finished, scenes):
+    stages = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("stages/*.json")}
+    assert tiny_fit(scenes, finished.folder).best == finished.best
+    assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("stages/*.json")} == stages
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_front_and_weights(finished, scenes, tmp_path):
+    run = tmp_path / "killed"
+    code = (
+        "import catchweight as cw;"
+        f"cw.fit({str(scenes)!r}, {BUDGETS!r}, run={str(run)!r}, set_={TINY!r}, threads=1, weights='none')"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL) as process:
+            time.sleep(float(rng.uniform(6, 16)))
+            process.send_signal(signal.SIGKILL)
+    result = tiny_fit(scenes, run)
+    scores = [{c.arch: c.score for c in r.points[1].front.candidates if c.epochs} for r in (finished, result)]
+    assert scores[0] == scores[1]
+    for mine, theirs in zip(result.points, finished.points, strict=True):
+        assert mine.best.arch == theirs.best.arch
+        weights = [load_network(point.folder / "model.pt")[0].state_dict() for point in (mine, theirs)]
+        assert all(torch.equal(weights[0][name], value) for name, value in weights[1].items())
+
+
+def test_an_unreachable_budget_is_told_before_the_supernet_is_trained(scenes, tmp_path):
+    with pytest.raises(CatchweightError, match=r"no network of the space makes the budget"):
+        tiny_fit(scenes, tmp_path / "r", budget="latency<=0.000001ms")
+    assert not (tmp_path / "r" / "supernet").exists()
+
+
+def test_a_dry_run_tells_the_minutes_of_every_stage(scenes):
+    job = prepare(
+        scenes, "latency<=10s", target="onnxruntime:cpu", run="unused", size=None, settings=FitSettings(),
+        set_=TINY, minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
+    )  # fmt: skip
+    plan = describe_plan(job)
+    assert set(plan["minutes"]) == {"supernet", "profile", "explore", "training"}
+    assert "does not bind" in plan["reach"]
+    assert not Path("unused").exists()
+
+
+@pytest.mark.parametrize(
+    ("budgets", "message"),
+    [
+        ([], "at least one budget"),
+        (["latency<=5ms", "latency<=5ms"], "twice"),
+        (["latency<=5ms", "macs<=1G"], "same quantities"),
+    ],
+)
+def test_budgets_that_make_no_front_are_refused(budgets, message):
+    with pytest.raises(UsageError, match=message):
+        read_budgets(budgets)
+
+
+def test_a_space_that_does_not_exist_is_named(scenes, tmp_path):
+    with pytest.raises(UsageError, match='did you mean "elastic"'):
+        tiny_fit(scenes, tmp_path / "r", extra=("search.space=elastik",))
+    assert not (tmp_path / "r").exists()
