@@ -11,7 +11,7 @@ import pytest
 
 from catchweight.errors import CatchweightError
 from catchweight.files import written_aside
-from catchweight.run import Run
+from catchweight.run import Run, find_runs, summarise
 
 
 def test_a_stage_is_done_once(tmp_path):
@@ -69,3 +69,138 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         raise RuntimeError("killed")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_of_many_that_start_together_one_gets_the_folder(tmp_path):
+    code = (
+        "import sys, time\nfrom catchweight.errors import CatchweightError\nfrom catchweight.run import Run\n"
+        "print('ready', flush=True)\nsys.stdin.readline()\n"
+        f"try:\n with Run({str(tmp_path / 'r')!r}, {{'seed': 0}}).locked():\n"
+        "  print('in', flush=True)\n  sys.stdin.readline()\n"
+        "except CatchweightError as error:\n print(f'refused {error}', flush=True)"
+    )
+    start = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(8)]
+    assert {p.stdout.readline() for p in processes} == {"ready\n"}
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.stdout.readline() for process in processes]
+    assert sorted(line.split()[0] for line in said) == ["in", *["refused"] * 7]
+    for process in processes:
+        process.communicate("end\n", timeout=60)
+    assert not (tmp_path / "r" / "run.lock").exists()
+    assert not list((tmp_path / "r").glob(".*.part"))
+
+
+def test_of_two_requests_that_start_together_one_stands(tmp_path):
+    code = (
+        "import sys\nfrom catchweight.errors import CatchweightError\nfrom catchweight.run import Run\n"
+        "print('ready', flush=True)\nseed = int(sys.stdin.readline())\n"
+        f"try:\n Run({str(tmp_path / 'r')!r}, {{'seed': seed}})\n print(f'mine {{seed}}', flush=True)\n"
+        "except CatchweightError as error:\n print('refused', flush=True)"
+    )
+    start = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", code], **start) for _ in range(6)]
+    assert {p.stdout.readline() for p in processes} == {"ready\n"}
+    for seed, process in enumerate(processes):
+        process.stdin.write(f"{seed}\n")
+        process.stdin.flush()
+    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+    stands = Run(tmp_path / "r").request["seed"]
+    assert sorted(said) == [f"mine {stands}", *["refused"] * 5]
+
+
+def test_a_lock_ends_with_its_process_even_if_its_number_is_given_to_another(tmp_path):
+    run = Run(tmp_path / "r", {})
+    (tmp_path / "r" / "run.lock").write_text(json.dumps({"pid": 1, "started": 0.0, "host": "elsewhere"}))
+    with run.locked():
+        assert run.holder == os.getpid()
+    assert run.holder is None
+
+
+def test_a_second_hold_in_one_process_is_refused_too(tmp_path):
+    with (
+        Run(tmp_path / "r", {}).locked(),
+        pytest.raises(CatchweightError, match=f"process {os.getpid()}"),
+        Run(tmp_path / "r", {}).locked(),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"format": 0, "request": {}}', "run format 0; catchweight .* reads format 1"),
+        ('{"format": 2, "version": "9.1", "request": {}}', "by catchweight 9.1 in run format 2"),
+        ("[]", "does not describe a run"),
+        ("{}", "does not describe a run"),
+        ('{"format": 1}', "does not say what was asked for"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_folders_of_other_versions_and_none_are_named(tmp_path, content, message):
+    (tmp_path / "run.json").write_text(content)
+    for request in (None, {"seed": 0}):
+        with pytest.raises(CatchweightError, match=message):
+            Run(tmp_path, request)
+    assert (tmp_path / "run.json").read_text() == content
+    assert summarise(tmp_path).state == "unreadable"
+
+
+def test_a_run_of_the_first_version_is_read(tmp_path):
+    request = {"budget": "latency<=1ms", "target": "onnxruntime:cpu"}
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "created": 5.0, "request": request}))
+    assert Run(tmp_path, request).created == 5.0
+    assert summarise(tmp_path).budget == "latency<=1ms"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="users are a matter of POSIX")
+def test_a_read_only_folder_is_refused_in_one_sentence_and_can_still_be_read(tmp_path):
+    folder = tmp_path / "r"
+    Run(folder, {"budget": "latency<=1ms"})
+    folder.chmod(0o555)
+    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+        parent.chmod(0o755)
+    code = (
+        f"import os\nfrom catchweight.errors import CatchweightError\nfrom catchweight.run import Run\n"
+        f"if os.getuid() == 0: os.setuid(65534)\nrun = Run({str(folder)!r})\nprint(run.request['budget'])\n"
+        "try:\n with run.locked(): print('held')\nexcept CatchweightError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    folder.chmod(0o755)
+    assert done.returncode == 0, done.stderr
+    budget, message = done.stdout.splitlines()
+    assert budget == "latency<=1ms"
+    assert "choose a writable --run folder" in message
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json"]
+
+
+def test_sessions_say_when_and_with_what(tmp_path):
+    for _ in range(2):
+        with Run(tmp_path / "r", {}).locked():
+            pass
+    sessions = Run(tmp_path / "r").sessions()
+    assert len(sessions) == 2
+    assert sessions[0]["environment"]["python"]
+    assert not any(os.uname().nodename in str(value) for value in sessions[0]["environment"].values())
+
+
+def test_runs_are_listed_with_state_and_best_score(tmp_path):
+    request = {"budget": "latency<=5ms", "target": "onnxruntime:cpu"}
+    begun = Run(tmp_path / "begun", request)
+    Run(tmp_path / "begun" / "points" / "x", request)
+    done = Run(tmp_path / "deep" / "done", request)
+    best = {"arch": {"network": "a"}, "cost": {"latency_ms": 4.0}, "score": 0.5}
+    slow = {"arch": {"network": "b"}, "cost": {"latency_ms": 9.0}, "score": 0.9}
+    (done.folder / "front.json").write_text(json.dumps({"candidates": [best, slow]}))
+    done.stage("measure", lambda: best)
+    (tmp_path / "begun" / "train").mkdir()
+    (tmp_path / "begun" / "train" / "metrics.csv").write_text("epoch,val_miou\n1,0.25\n2,\n")
+    with begun.locked():
+        found = {run.folder.name: run for run in find_runs(tmp_path)}
+    assert set(found) == {"begun", "done"}
+    assert (found["begun"].state, found["begun"].score) == ("running", 0.25)
+    assert (found["done"].state, found["done"].score, found["done"].stage) == ("finished", 0.5, "measure")
+    with pytest.raises(CatchweightError, match="is not a folder"):
+        find_runs(tmp_path / "nowhere")

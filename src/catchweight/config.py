@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from .errors import CatchweightError, UsageError, unknown
-from .files import write_text
+from .errors import CatchweightError, UsageError, shown, unknown
+from .files import parse_yaml, write_text
 
 C = TypeVar("C", bound="Config")
 
@@ -50,8 +50,8 @@ def override(config: C, assignments: Iterable[str]) -> C:
 
 def _scalar(text: str, assignment: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse_yaml(text)
+    except ValueError as error:
         raise UsageError(f'cannot read the value in "{assignment}": {error}') from None
     return float(value) if isinstance(value, str) and _is_float(value) else value
 
@@ -96,12 +96,16 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> Usage
             model = model.model_fields[part].annotation
         prefix = key.rpartition(".")[0]
         return unknown(f"key in {where}", key, [f"{prefix}.{n}".lstrip(".") for n in model.model_fields])
-    return UsageError(f"{where}: {key or kind.__name__} = {first.get('input')!r} is wrong: {first['msg']}")
+    return UsageError(f"{where}: {key or kind.__name__} = {shown(first.get('input'))} is wrong: {first['msg']}")
 
 
 def to_yaml(config: Config) -> str:
     """The configuration as YAML, keys in the order of the class."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = config.model_dump(mode="json")
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if any(separator in text for separator in "\x85\u2028\u2029"):  # YAML would read them back as line ends
+        text = yaml.safe_dump(values, sort_keys=False)
+    return text
 
 
 def save_yaml(path: Path, config: Config) -> None:
@@ -112,10 +116,10 @@ def save_yaml(path: Path, config: Config) -> None:
 def load_yaml(kind: type[C], path: Path) -> C:
     """Read a configuration file; YAML tags are refused (``safe_load``)."""
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CatchweightError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"{path} is not plain YAML: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold keys and values, but holds {type(values).__name__}")

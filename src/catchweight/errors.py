@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class CatchweightError(Exception):
@@ -31,3 +33,16 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f' did you mean "{near[0]}"?' if near else ""
     return UsageError(f'unknown {kind} "{name}":{hint} Known: {", ".join(names)}')
+
+
+def shown(value: Any) -> str:
+    """A value as a message may show it: what it is at most two levels deep, and cut where it is long.
+
+    >>> shown([[1, [2]], "x"])
+    "[[1, [...]], 'x']"
+    """
+    return _SHORT.repr(value)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 2, 80, 80

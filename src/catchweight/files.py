@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+import yaml
 
 from .errors import CatchweightError
 
@@ -67,5 +70,25 @@ def read_json(path: Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise CatchweightError(f"cannot read {path}: {error.strerror}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and endless nesting
         raise CatchweightError(f"{path} is not valid JSON: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain YAML values by the safe loader; tags that would make other objects are refused.
+
+    Raises:
+        ValueError: not YAML, or a value that its own tag does not fit; says why.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    # The loader's own constructors trip over dates, numbers and tags that make no sense ("2024-13-45", "!!int x").
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"a value makes no sense ({error})") from error
+
+
+def sqlite_url(path: Path) -> str:
+    """The address of an SQLite file whatever its name is: ``?``, ``#`` and ``%`` would otherwise cut it off."""
+    return f"sqlite:///file:{quote(str(Path(path).absolute()))}?uri=true"

@@ -33,7 +33,13 @@ class GraphBuilder:
         return name
 
     def conv(
-        self, source: str, name: str, weight: np.ndarray, bias: np.ndarray | None = None, groups: int = 1, stride: int = 1
+        self,
+        source: str,
+        name: str,
+        weight: np.ndarray,
+        bias: np.ndarray | None = None,
+        groups: int = 1,
+        stride: int = 1,
     ) -> str:
         """weight (O, C / groups, k, k), padded so that stride 1 keeps the size."""
         inputs = [source, self.constant(f"{name}.weight", weight.astype(np.float32))]
@@ -55,7 +61,9 @@ class GraphBuilder:
 
     def resize(self, source: str, name: str, shape: Sequence[int]) -> str:
         sizes = self.constant(f"{name}_sizes", np.asarray(shape, np.int64))
-        return self.op("Resize", [source, "", "", sizes], name, mode="linear", coordinate_transformation_mode="half_pixel")
+        return self.op(
+            "Resize", [source, "", "", sizes], name, mode="linear", coordinate_transformation_mode="half_pixel"
+        )
 
     def model(self, output: str, channels: int, size: tuple[int, int] | None = None) -> onnx.ModelProto:
         shape = [self.batch, channels, *(size or self.size)]
@@ -79,8 +87,9 @@ class GraphBuilder:
 def colour_model(size: tuple[int, int] = SIZE, hidden: int = 12, blunt: float = 1.0) -> onnx.ModelProto:
     """Tells red, green and blue stripes apart at half resolution: dense, depthwise, scaled, summed, resized.
 
-    ``blunt`` over 1 multiplies one hidden channel that the head does not read, so that one range has to hold all of
-    them: from some hundreds on, eight bits leave nothing of the others.
+    ``blunt`` over 1 multiplies one hidden channel between the first layer and the third, which divides by it again. The
+    function stays as it is, but one range has to hold all channels there: from some hundreds on, eight bits leave
+    nothing of the others.
     """
     rng = np.random.default_rng(0)
     spread = np.zeros((hidden, 3, 1, 1))
@@ -90,14 +99,18 @@ def colour_model(size: tuple[int, int] = SIZE, hidden: int = 12, blunt: float = 
     shift = np.concatenate([np.array(MEAN), np.full(hidden - 3, 0.5)])
     spread[-1], shift[-1] = spread[-1] * blunt, shift[-1] * blunt
     box = np.full((hidden, 1, 3, 3), 1 / 9)
+    half = 0.5 * np.eye(hidden)[:, :, None, None]
+    sharp = half.copy()
+    sharp[-1] /= blunt
     head = np.zeros((3, hidden, 1, 1))
     head[range(3), range(3)] = 4
+    none = np.zeros(hidden)
     built = GraphBuilder(size)
-    spread_out = built.op("Relu", [built.conv("image", "stem", spread, shift)], "stem_relu")
-    mixed = built.op("Relu", [built.conv(spread_out, "mix", box, np.zeros(hidden), groups=hidden, stride=2)], "mix_relu")
-    half = built.op("Mul", [mixed, built.constant("half", np.float32(0.5))], "halved")
-    point = built.conv(mixed, "point", 0.5 * np.eye(hidden)[:, :, None, None], np.zeros(hidden))
-    summed = built.op("Add", [half, point], "summed")
+    stem = built.op("Relu", [built.conv("image", "stem", spread, shift)], "stem_relu")
+    mixed = built.op("Relu", [built.conv(stem, "mix", box, none, groups=hidden, stride=2)], "mix_relu")
+    point = built.conv(mixed, "point", sharp, none)
+    halved = built.op("Mul", [point, built.constant("half", np.float32(0.5))], "halved")
+    summed = built.op("Add", [halved, built.conv(point, "narrow", half, none)], "summed")
     logits = built.conv(summed, "head", head, np.zeros(3))
     return built.model(built.resize(logits, "logits", (1, 3, *size)), 3)
 

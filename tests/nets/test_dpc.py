@@ -205,7 +205,7 @@ def test_a_network_is_saved_and_built_again_by_its_name(tmp_path):
     name = f"dpc/{TINY}:cell=x.r1x6-0.p2x4,stride=8,filters=16,rate=0.5,pool=grid"
     net = build_network(name, 3, width=0.5).eval()
     x = torch.randn(1, 3, 65, 81)
-    save_network(net, tmp_path / "net.pt")
+    save_network(tmp_path / "net.pt", net)
     other, _ = load_network(tmp_path / "net.pt")
     torch.testing.assert_close(other.eval()(x), net(x))
     assert net(x).shape == (1, 3, 65, 81)

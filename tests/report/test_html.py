@@ -70,8 +70,15 @@ class _Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-@pytest.fixture
-def full(tmp_path: Path) -> ReportData:
+@pytest.fixture(scope="module")
+def text(full: ReportData) -> str:
+    """The full run's page, drawn once for all tests that only look."""
+    return render_report(full)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    tmp_path = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     images = {}
     for label in ("image", "truth", "prediction"):
@@ -123,11 +130,11 @@ def full(tmp_path: Path) -> ReportData:
     )  # fmt: skip
 
 
-def test_a_full_run_shows_every_section(full: ReportData) -> None:
-    page = _Page(render_report(full))
-    text = " ".join(page.text)
-    assert "It makes weight" in text
-    assert "Not reached" not in text
+def test_a_full_run_shows_every_section(text: str) -> None:
+    page = _Page(text)
+    said = " ".join(page.text)
+    assert "It makes weight" in said
+    assert "Not reached" not in said
     assert len(page.all("svg")) == 8
     for words in (
         "on 5 networks kept out",
@@ -144,7 +151,7 @@ def test_a_full_run_shows_every_section(full: ReportData) -> None:
         "the machine was noisy",
         "verified",
     ):
-        assert words in text, words
+        assert words in said, words
 
 
 def test_an_empty_run_says_what_was_not_reached() -> None:
@@ -170,8 +177,8 @@ def test_candidates_without_any_score_are_drawn(full: ReportData) -> None:
     assert not [attributes for attributes in page.all("div") if attributes.get("id") == "front-plot"]
 
 
-def test_the_front_is_drawn_for_every_cost_and_every_candidate_has_a_card(full: ReportData) -> None:
-    drawn = front_data(render_report(full))
+def test_the_front_is_drawn_for_every_cost_and_every_candidate_has_a_card(text: str) -> None:
+    drawn = front_data(text)
     assert set(drawn["figures"]) == {"latency", "params"}  # all have the same MACs: that is no front
     assert {card["title"] for card in drawn["cards"].values()} == {
         *(f"net{k}-w0.5-180x240" for k in range(7)), "theirs",
@@ -246,8 +253,7 @@ def test_user_text_is_text_everywhere(full: ReportData) -> None:
     assert "{{ 7*7 }}" in "".join(page.text)
 
 
-def test_nothing_is_loaded_from_outside(full: ReportData) -> None:
-    text = render_report(full)
+def test_nothing_is_loaded_from_outside(text: str) -> None:
     page = _Page(text)
     addresses = [
         value or ""
@@ -262,12 +268,11 @@ def test_nothing_is_loaded_from_outside(full: ReportData) -> None:
     assert "@import" not in own
 
 
-def test_the_page_is_below_eight_megabytes(full: ReportData) -> None:
-    assert len(render_report(full).encode()) < 8_000_000
+def test_the_page_is_below_eight_megabytes(text: str) -> None:
+    assert len(text.encode()) < 8_000_000
 
 
-def test_only_the_pages_own_scripts_may_run(full: ReportData) -> None:
-    text = render_report(full)
+def test_only_the_pages_own_scripts_may_run(text: str) -> None:
     policy = next(m["content"] for m in _Page(text).all("meta") if m.get("http-equiv"))
     assert policy is not None
     scripts = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
@@ -278,16 +283,16 @@ def test_only_the_pages_own_scripts_may_run(full: ReportData) -> None:
     assert "connect-src" not in policy
 
 
-def test_pictures_and_plots_have_alt_texts(full: ReportData) -> None:
-    page = _Page(render_report(full))
+def test_pictures_and_plots_have_alt_texts(text: str) -> None:
+    page = _Page(text)
     assert all(image.get("alt") for image in page.all("img"))
     for svg in page.all("svg"):
         assert svg["role"] == "img"
         assert svg["aria-label"]
 
 
-def test_ids_are_unique_and_links_lead_somewhere(full: ReportData) -> None:
-    page = _Page(render_report(full))
+def test_ids_are_unique_and_links_lead_somewhere(text: str) -> None:
+    page = _Page(text)
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     for link in [*page.all("a"), *page.all("use")]:
@@ -295,8 +300,7 @@ def test_ids_are_unique_and_links_lead_somewhere(full: ReportData) -> None:
         assert address[1:] in ids, address
 
 
-def test_plots_follow_the_theme(full: ReportData) -> None:
-    text = render_report(full)
+def test_plots_follow_the_theme(text: str) -> None:
     text = text.replace(plotly_js(), "")
     plots = "".join(re.findall(r"<svg.*?</svg>", text, re.DOTALL))
     assert not re.search(r"#0101\d\d", plots)
@@ -306,8 +310,8 @@ def test_plots_follow_the_theme(full: ReportData) -> None:
     assert all(defined.count(name) >= 2 for name in used), "each has a light and a dark value"
 
 
-def test_large_pictures_are_shrunk(full: ReportData) -> None:
-    source = _Page(render_report(full)).all("img")[0]["src"]
+def test_large_pictures_are_shrunk(text: str) -> None:
+    source = _Page(text).all("img")[0]["src"]
     assert source is not None
     data = base64.b64decode(source.split(",")[1])
     assert len(data) < 400_000
@@ -325,8 +329,8 @@ def test_writing_keeps_the_old_page_until_the_new_one_is_whole(full: ReportData,
     assert path.read_text(encoding="utf-8") == before
 
 
-def test_the_same_facts_give_the_same_page(full: ReportData) -> None:
-    assert render_report(full) == render_report(full)
+def test_the_same_facts_give_the_same_page(full: ReportData, text: str) -> None:
+    assert render_report(full) == text
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_latency_is_the_students_alone_and_weighted(search: CoSearch) -> None:
     """The gradient's difference between two weights is that of the latency: none for the teacher."""
     search.space.eval()  # norms that do not move, so that both passes see the same network
     found = []
-    for weight in (0.0, 5.0):
+    for weight in (0.0, 1e4):
         torch.manual_seed(0)
         search.architecture_gradient(batch(), weight)
         found.append([vector.grad.clone() for vector in search.architecture])
@@ -108,7 +108,7 @@ def test_architecture_of_the_student_follows_latency_alone_to_the_narrowest(sear
     """With a latency that outweighs any loss, widths become narrow: the sign of the gradient is right."""
     search.coupled = True
     adam = torch.optim.Adam(search.architecture, 0.05)
-    for step in range(12):
+    for step in range(8):
         torch.manual_seed(step)
         search.architecture_gradient(batch(), 1e6)
         adam.step()
@@ -201,10 +201,10 @@ def test_co_search_finds_two_networks_and_tells_every_epoch(undisturbed: tuple[C
     assert all(len(branch.ops) == 5 for branch in fasterseg_config(result.teacher).branches)
     records = [json.loads(file.read_text()) for file in sorted((folder / "epochs").glob("*.json"))]
     assert records == json.loads(json.dumps(list(result.history)))
-    assert [record["epoch"] for record in records] == [1, 2, 3]
+    assert [record["epoch"] for record in records] == [1, 2]
     # The made-up window is faster than any network, so lambda doubles epoch by epoch.
-    assert [record["lambda"] for record in records] == [0.01, 0.02, 0.04]
-    assert result.latency_weight == 0.08
+    assert [record["lambda"] for record in records] == [0.01, 0.02]
+    assert result.latency_weight == 0.04
     for record in records:
         assert record["expected_ms"] > 0
         for role in ("teacher", "student"):
@@ -224,7 +224,7 @@ def test_killed_search_ends_as_an_undisturbed_one(
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if line.startswith("search epoch 1/3"):
+            if line.startswith("search epoch 1/2"):
                 break
         else:
             pytest.fail("the search ended before it could be killed")

@@ -107,7 +107,8 @@ def test_an_unreachable_budget_tells_how_far_off_and_the_repair():
     assert str(caught.value) == (
         "no network of the space makes the budget latency<=2ms, params<=5M on onnxruntime:cpu: the smallest network, "
         "net0-w1-64x64, needs latency 4.2ms, params 3M: 2.1x the budget; allow at least latency<=4.38ms, params<=5M "
-        "(4% is kept free); or add faster networks, smaller widths or scales with --set search.networks=[...]"
+        "(4% is kept free); or add smaller input sizes with --set search.scales=[...], faster networks with "
+        "--set search.networks=[...]"
     )
 
 

@@ -16,13 +16,13 @@ from search_problems import BUDGET, CONDITIONAL, SEPARABLE, conditional, latency
 from catchweight.budget import Budget, Cost
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.front import Front
-from catchweight.search import STRATEGIES, Evolution, LocalSearch, Problem, RandomSearch, strategy_named
+from catchweight.search import NSGA2, STRATEGIES, TPE, Evolution, LocalSearch, Problem, RandomSearch, strategy_named
 from catchweight.spaces import Decision, Decisions
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
 
 
-class Stop(Exception):
+class StopError(Exception):
     """Stands for whatever may end an evaluation."""
 
 
@@ -32,7 +32,7 @@ def stopping_after(count: int):
 
     def evaluate(arch):
         if next(calls, None) is None:
-            raise Stop
+            raise StopError
         return score(arch)
 
     return evaluate
@@ -58,8 +58,8 @@ def test_all_candidates_are_new_canonical_scored_and_within_the_budget(name):
 
 
 @every_strategy
-@settings(deadline=None, max_examples=12)
-@given(st.integers(0, 10_000), st.integers(1, 40), st.sampled_from([100.0, 40.0, 30.0]))
+@settings(deadline=None, max_examples=5)
+@given(st.integers(0, 10_000), st.integers(1, 32), st.sampled_from([100.0, 40.0, 30.0]))
 def test_conditional_choices_stay_canonical_and_a_small_space_is_used_up(name, seed, evaluations, limit):
     problem = conditional(limit, seed=seed)
     every = {CONDITIONAL.canonical(dict(zip(CONDITIONAL, values, strict=True))) for values in _all(CONDITIONAL)}
@@ -92,23 +92,41 @@ def test_random_search_is_uniform_over_what_fits():
     assert chisquare(list(drawn.values())).pvalue > 0.01
 
 
+SEEDS = range(8)
+
+
 @pytest.fixture(scope="module")
-def random_bests() -> list[float]:
-    return [_best(RandomSearch().search(separable(seed=seed), 70)) for seed in range(8)]
+def random_fronts() -> list[Front]:
+    return [RandomSearch().search(separable(seed=seed), 70) for seed in SEEDS]
 
 
-@pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random"}))
-def test_is_better_than_random_search_at_equal_evaluations(name, random_bests):
-    bests = [_best(strategy_named(name).search(separable(seed=seed), 70)) for seed in range(8)]
-    assert fmean(bests) > fmean(random_bests)
-    assert sum(a > b for a, b in zip(bests, random_bests, strict=True)) >= 5
+@pytest.mark.parametrize("strategy", [Evolution(), LocalSearch()], ids=["evolution", "local"])
+def test_comes_nearer_to_the_optimum_than_random_search_at_equal_evaluations(strategy, random_fronts):
+    gains = [
+        _best(strategy.search(separable(seed=seed), 70)) - _best(front)
+        for seed, front in zip(SEEDS, random_fronts, strict=True)
+    ]
+    assert fmean(gains) > 0.01
+    assert sum(gain > 0 for gain in gains) >= 6
+
+
+@pytest.mark.parametrize("strategy", [TPE(), NSGA2(), Evolution(levels=4)], ids=["tpe", "nsga2", "evolution"])
+def test_has_a_better_front_than_random_search_at_equal_evaluations(strategy, random_fronts):
+    corner = BUDGET.corner()
+    ratios = [
+        strategy.search(separable(seed=seed), 70).hypervolume(corner) / front.hypervolume(corner)
+        for seed, front in zip(SEEDS, random_fronts, strict=True)
+    ]
+    assert fmean(ratios) > 1.05
+    assert sum(ratio > 1 for ratio in ratios) >= 6
 
 
 def test_evolution_finds_the_optimum_of_a_separable_problem():
     space = Decisions([Decision(f"width{i}", (1, 2, 4, 8)) for i in range(6)] + [Decision("op", ("plain", "zoomed"))])
     best = max((c for c in _canonical(space) if BUDGET.allows(latency(c))), key=score)
-    front = Evolution().search(separable(decisions=space), 400)
-    assert _best(front) == score(best)
+    fronts = [Evolution().search(separable(decisions=space, seed=seed), 250) for seed in range(3)]
+    assert max(map(_best, fronts)) == score(best)
+    assert min(map(_best, fronts)) > 0.95 * score(best)
 
 
 def _canonical(space):
@@ -122,25 +140,14 @@ def _best(front: Front) -> float:
     return best.score
 
 
-@pytest.mark.parametrize("strategy", [Evolution(levels=4), strategy_named("tpe"), strategy_named("nsga2")])
-def test_one_run_serves_a_whole_front(strategy):
-    gains = [
-        strategy.search(separable(seed=seed), 70).hypervolume(BUDGET.corner())
-        / RandomSearch().search(separable(seed=seed), 70).hypervolume(BUDGET.corner())
-        for seed in range(5)
-    ]
-    assert fmean(gains) > 1.1
-
-
 @every_strategy
 def test_several_budgets_in_one_go(name):
-    tight = Budget.parse("latency<=14ms")
+    tight = Budget.parse("latency<=16ms")
     front = strategy_named(name).search(separable(budgets=(tight, BUDGET)), 60)
     assert all(BUDGET.allows(c.cost) for c in front.candidates)
-    assert front.best(BUDGET).score >= front.best(tight).score
-    if name == "evolution":
-        served = sum(tight.allows(c.cost) for c in front.candidates)
-        assert served >= 0.4 * len(front.candidates)
+    if name in ("random", "local", "evolution"):
+        assert sum(tight.allows(c.cost) for c in front.candidates) >= 0.4 * len(front.candidates)
+        assert front.best(BUDGET).score > front.best(tight).score
 
 
 @every_strategy
@@ -148,7 +155,7 @@ def test_several_budgets_in_one_go(name):
 def test_a_search_that_was_stopped_ends_as_if_it_had_not_been(name, after, tmp_path):
     whole = strategy_named(name).search(separable(seed=5), 30)
     storage = tmp_path / "search.journal"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         strategy_named(name).search(separable(seed=5, evaluate=stopping_after(after), storage=storage), 30)
     assert strategy_named(name).search(separable(seed=5, storage=storage), 30) == whole
 
@@ -211,7 +218,7 @@ def test_a_used_up_space_is_told():
     [
         {"seed": 1},
         {"headroom": 0.1},
-        {"budgets": (Budget.parse("latency<=9ms"),)},
+        {"budgets": (Budget.parse("latency<=20ms"),)},
         {"decisions": Decisions([*SEPARABLE.values(), Decision("more", (1, 2))])},
     ],
 )

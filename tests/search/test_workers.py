@@ -23,7 +23,7 @@ from catchweight.search.blackbox.worker import Watch, at_work, beating, new_clai
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["search_problems"])
 
-WAIT_S = 120
+WAIT_S = 250
 """Until a test gives up on a process; no test waits that long unless something is broken."""
 
 

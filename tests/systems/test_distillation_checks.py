@@ -33,7 +33,7 @@ def stages(folder: Path) -> dict[str, int]:
             5,
             {
                 *(f"{arm}-1_4-seed0" for arm in ("wide", "deep", "supervised", "distilled", "mgd", "untrained")),
-                *("no-region-1_4-seed0", "no-image-1_4-seed0", "supervised-1_2-seed0", "mgd-1_2-seed0"),
+                *("no-region-1_4-seed0", "no-image-1_4-seed0"),
             },
         ),
     ],

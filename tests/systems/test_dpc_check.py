@@ -12,7 +12,7 @@ from catchweight.systems import run_check
 from catchweight.systems.dpc import FULL, QUICK
 
 
-class Stop(Exception):
+class StopError(Exception):
     """The check is stopped in the middle of a training."""
 
 
@@ -23,12 +23,12 @@ def test_a_stopped_check_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, 
 
     def stopping(*arguments):  # type: ignore[no-untyped-def]
         if next(trainings, None) is None:
-            raise Stop
+            raise StopError
         return score(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(Proxy, "score", stopping)
-        with pytest.raises(Stop):
+        with pytest.raises(StopError):
             run_check("dpc", quick=True, out=tmp_path / "stopped")
     resumed = run_check("dpc", quick=True, out=tmp_path / "stopped")
     assert resumed.figures == whole.figures

@@ -28,7 +28,7 @@ def main() -> None:
     except CatchweightError as error:
         if debug:
             raise
-        print(f"catchweight: {error}", file=sys.stderr)
+        print(f"catchweight: {_visible(str(error))}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     except (KeyboardInterrupt, SystemExit) as end:
         stop = _interruption(end)
@@ -45,6 +45,11 @@ def main() -> None:
 
 def _terminate(number: int, frame: FrameType | None) -> None:
     raise TerminatedError("terminated")
+
+
+def _visible(text: str) -> str:
+    """A message as a terminal may show it: file names can hold characters that would steer it."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 def _interruption(end: BaseException | None) -> KeyboardInterrupt | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import counts, data, deploy, front, job, profile, report, systems, targets
+from . import compress, counts, data, deploy, front, job, profile, report, systems, targets
 
 app = typer.Typer(
     name="catchweight",
@@ -43,6 +43,7 @@ def _root(
 MAIN, FILES, MORE = "The main job", "Networks and files", "Data and systems"
 app.command(rich_help_panel=MAIN)(job.fit)
 app.command(rich_help_panel=MAIN)(job.demo)
+app.command(rich_help_panel=MAIN)(compress.compress)
 app.command(rich_help_panel=MAIN)(report.report)
 app.command(rich_help_panel=MAIN)(report.runs)
 app.command(rich_help_panel=MAIN)(report.watch)

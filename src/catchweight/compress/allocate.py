@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import CatchweightError
 from .importance import Values
 from .knapsack import OverCapacityError, solve
-from .latency import MACS, ChannelCosts, Widths
+from .latency import NetworkCosts, Widths
 
 BISECTIONS = 14
 """Halvings of the capacity's range: 1/16384 of it is left."""
@@ -30,11 +30,11 @@ class Problem:
         values: importance of every unit of every group.
         costs: of the network by widths; groups are as ``values`` has them.
         options: counts each group may keep, descending, the first being all it has.
-        limit: on :meth:`.ChannelCosts.total`.
+        limit: on :meth:`.NetworkCosts.total`.
     """
 
     values: Values
-    costs: ChannelCosts
+    costs: NetworkCosts
     options: Mapping[str, Sequence[int]]
     limit: float
 
@@ -96,7 +96,7 @@ def halp_refined(problem: Problem) -> dict[str, int]:
 
 
 def uniform(problem: Problem) -> dict[str, int]:
-    """Every group keeps the same share of its units, the largest that fits; what is left is given out bundle by bundle."""
+    """Every group keeps the same share of its units, the largest that fits; what is left goes bundle by bundle."""
 
     def at(share: float) -> dict[str, int]:
         return {
@@ -125,17 +125,16 @@ def magnitude(problem: Problem) -> dict[str, int]:
 
 
 def macs(problem: Problem) -> dict[str, int]:
-    """The same knapsack, and all that follows it, with multiply-adds for costs; their limit is the largest that fits.
+    """The same knapsack with multiply-adds for costs, the largest capacity whose solution is within the limit.
 
-    What is lost against :func:`halp_refined` is lost by not knowing the device.
+    What is lost against the others is lost by not knowing the device.
     """
-    counted = problem.costs.recosted(MACS)
-    low, high = counted.total(problem.least), counted.total(problem.all)
-
-    def at(share: float) -> dict[str, int]:
-        return halp_refined(Problem(problem.values, counted, problem.options, low + share * (high - low)))
-
-    found = _largest(problem, at, rounds=8)
+    counted = problem.costs.in_macs()
+    found = _checked(problem, _bisected(problem, problem.all, own=False, costs=counted))
+    for _ in range(ROUNDS):
+        again = _bisected(problem, found, own=False, costs=counted)
+        if problem.worth(again) > problem.worth(found) and problem.fits(again):
+            found = again
     return _filled(problem, found, lambda name, count: _gain(problem, name, count))
 
 
@@ -155,7 +154,7 @@ def _checked(problem: Problem, widths: dict[str, int]) -> dict[str, int]:
     if not problem.fits(least):
         raise OutOfReachError(
             f"pruned to the least widths the network still costs {problem.costs.total(least):.4g} "
-            f"{problem.costs.costs.unit}, and {problem.limit:.4g} are allowed"
+            f"{problem.costs.unit}, and {problem.limit:.4g} are allowed"
         )
     return least
 
@@ -177,6 +176,11 @@ def _gain(problem: Problem, name: str, count: int) -> float:
     return (_best(values, above) - _best(values, count)) / max(1, above - count)
 
 
+def _neighbours(counts: Sequence[int], count: int) -> list[int]:
+    """The options below and above, and the count itself; at an end it stands twice."""
+    return [_next_down(counts, count), count, _next_up(counts, count)]
+
+
 def _next_up(counts: Sequence[int], count: int) -> int:
     return min((other for other in counts if other > count), default=count)
 
@@ -185,21 +189,26 @@ def _next_down(counts: Sequence[int], count: int) -> int:
     return max((other for other in counts if other < count), default=count)
 
 
-def _bisected(problem: Problem, around: Widths, own: bool) -> dict[str, int]:
+def _bisected(problem: Problem, around: Widths, own: bool, costs: NetworkCosts | None = None) -> dict[str, int]:
     """The knapsack's solution for the largest capacity at which its true cost is within the limit.
 
     The least widths where no capacity gives one.
+
+    Args:
+        around: widths of the other groups at which a group's options are costed.
+        own: see :meth:`.NetworkCosts.curves`.
+        costs: of the knapsack, where they are not those of the limit.
     """
-    curves = problem.costs.curves(problem.options, around, own)
+    curves = (costs or problem.costs).curves(problem.options, around, own)
     names = list(problem.options)
-    costs = [curves[name] for name in names]
+    weights = [curves[name] for name in names]
     values = [[_best(problem.values[name], count) for count in problem.options[name]] for name in names]
-    low, high = sum(float(c.min()) for c in costs), sum(float(c.max()) for c in costs)
+    low, high = sum(float(w.min()) for w in weights), sum(float(w.max()) for w in weights)
     best: dict[str, int] | None = None
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         try:
-            choice = solve(values, costs, middle)
+            choice = solve(values, weights, middle)
         except OverCapacityError:  # rounding, at the very bottom
             low = middle
             continue
@@ -252,21 +261,16 @@ def _improved(problem: Problem, widths: dict[str, int]) -> dict[str, int]:
 def _move(problem: Problem, widths: dict[str, int]) -> dict[str, int] | None:
     """The best move whose true cost is within the limit, of the twenty that promise most; None when none helps."""
     names = list(problem.options)
-    around = {
-        name: [_next_down(problem.options[name], widths[name]), widths[name], _next_up(problem.options[name], widths[name])]
-        for name in names
-    }  # fmt: skip
+    around = {name: _neighbours(problem.options[name], widths[name]) for name in names}
     curves = problem.costs.curves(around, widths)
     down, here, up = (np.array([curves[name][place] for name in names]) for place in range(3))
-    worth = {name: [_best(problem.values[name], count) for count in around[name]] for name in names}
-    lost = np.array([worth[name][1] - worth[name][0] for name in names])
-    won = np.array([worth[name][2] - worth[name][1] for name in names])
+    less, now, more = (np.array([_best(problem.values[n], around[n][place]) for n in names]) for place in range(3))
     room = problem.limit - problem.costs.total(widths)
     # Rows: who gets a bundle. Columns: who gives one; the last column gives nothing.
-    gain = np.column_stack([won[:, None] - lost[None, :], won])
+    gain = np.column_stack([(more - now)[:, None] - (now - less)[None, :], more - now])
     cost = np.column_stack([(up - here)[:, None] - (here - down)[None, :], up - here])
     np.fill_diagonal(gain, -np.inf)
-    gain[(gain <= 1e-12 * max(1e-300, float(sum(w[1] for w in worth.values())))) | (cost > room + abs(0.1 * room))] = -np.inf
+    gain[(gain <= 1e-12 * now.sum()) | (cost > 1.1 * room)] = -np.inf
     for flat in np.argsort(gain, axis=None)[::-1][:20]:
         getter, giver = np.unravel_index(flat, gain.shape)
         if not np.isfinite(gain[getter, giver]):

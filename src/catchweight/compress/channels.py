@@ -40,16 +40,6 @@ class ChannelGroup:
     def units(self) -> int:
         return len(next(iter(self.slices.values())))
 
-    @property
-    def channels(self) -> int:
-        """Channels of one unit in its first layer."""
-        return int(self.slices[f"{self.makers[0]}.weight", self.out_dim].shape[1])
-
-    @property
-    def out_dim(self) -> int:
-        """Dimension of the first layer's weight that counts them; 1 in a transposed convolution."""
-        return 0 if (f"{self.makers[0]}.weight", 0) in self.slices else 1
-
     def after(self, removed: Mapping[Slice, Ints], kept: Ints) -> ChannelGroup:
         """The group with only the units ``kept``, in the numbering that is left when ``removed`` is gone."""
         slices = {}

@@ -41,12 +41,12 @@ def find_groups(
     Raises:
         CatchweightError: the network cannot be traced or run at this size.
     """
-    subject = copy.deepcopy(net).cpu()
+    subject = copy.deepcopy(net).cpu().float()
     traced = trace(subject, size)
     stay = dict.fromkeys(keep, "asked to stay") | ({} if first else dict.fromkeys(_first_layers(traced), "first layer"))
     try:
         units = coupled(_with_plain_heads(subject), torch.zeros(2, 3, *size), network_outputs, _channelwise(traced))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:  # what a network's own code may raise
+    except Exception as error:  # whatever the network's own code, or Torch-Pruning at the sight of it, raises
         raise CatchweightError(f"{type(net).__name__} cannot be run at {size[0]}x{size[1]}: {error}") from error
     groups, fixed = _gathered(units, stay, [name for name, _ in net.named_modules()])
     refused = refuted(subject, groups, size, network_outputs)
@@ -113,7 +113,7 @@ def _gathered(
             fixed.setdefault(unit.makers[0], reason)
         else:
             alike.setdefault(tuple(sorted((key, len(found)) for key, found in unit.slices.items())), []).append(unit)
-    groups = []
+    groups: list[ChannelGroup] = []
     for members in sorted(alike.values(), key=lambda members: order.index(members[0].makers[0])):
         if len(members) == 1:
             fixed.setdefault(members[0].makers[0], ALONE)

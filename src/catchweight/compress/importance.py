@@ -23,9 +23,10 @@ _AFFINE = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 class TaylorImportance:
     """First-order Taylor importance on norms, as in HALP (Shen et al., NeurIPS 2022; Molchanov et al., CVPR 2019).
 
-    What removing a channel would do to the loss is ``|sum over the group's layers of (gamma dL/dgamma + beta dL/dbeta)|``:
-    the absolute value follows the sum, so that layers of one residual stage may cancel. It is taken at every training
-    step and averaged. Where a group has no norm, ``|sum of w dL/dw|`` over the filters that compute the channels.
+    What removing a channel would do to the loss is ``|sum of (gamma dL/dgamma + beta dL/dbeta)|`` over the group's
+    layers: the absolute value follows the sum, so that layers of one residual stage may cancel. It is taken at every
+    training step and averaged. Where a group has no norm, ``|sum of w dL/dw|`` over the filters that compute the
+    channels.
 
     Importances of different layers compare only if they come from the same loss and batches; weight decay must be in
     the optimiser, not in the loss.
@@ -93,11 +94,9 @@ def _filters(net: nn.Module, group: ChannelGroup) -> list[Part]:
     parameters = dict(net.named_parameters())
     found = []
     for maker in group.makers:
-        for dim in (0, 1):
-            name = f"{maker}.weight"
-            if (name, dim) in group.slices and dim == _out_dim(net.get_submodule(maker)):
-                indices = torch.from_numpy(group.slices[name, dim]).to(parameters[name].device)
-                found.append((parameters[name], dim, indices))
+        name, dim = f"{maker}.weight", _out_dim(net.get_submodule(maker))
+        indices = torch.from_numpy(group.slices[name, dim]).to(parameters[name].device)
+        found.append((parameters[name], dim, indices))
     return found
 
 

@@ -87,7 +87,9 @@ class _Step:
     source: Ints
 
 
-def _forward(pairs: Sequence[tuple[Floats, Floats]], slack: float, bins: int, tolerance: float) -> tuple[list[_Step], int]:
+def _forward(
+    pairs: Sequence[tuple[Floats, Floats]], slack: float, bins: int, tolerance: float
+) -> tuple[list[_Step], int]:
     """Every group in turn; the steps, and the bin of the best end."""
     width = slack / bins if slack > 0 else 1.0
     best, spent = np.full(bins + 1, -np.inf), np.zeros(bins + 1)

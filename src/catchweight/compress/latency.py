@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ BlockCosts = Callable[[Sequence[Signature]], Floats]
 Widths = Mapping[str, int]
 """Group -> units kept."""
 
+
 @dataclass(frozen=True)
 class CostModel:
     """How blocks cost, and what a network costs before its first block."""
@@ -42,6 +45,27 @@ def predicted_costs(predictor: LatencyPredictor) -> CostModel:
 
 MACS = CostModel(lambda signatures: np.array([signature.macs for signature in signatures], dtype=np.float64), 0, "MACs")
 """Multiply-adds instead of time, for comparison."""
+
+
+class NetworkCosts(Protocol):
+    """Cost of a network by the widths of its groups."""
+
+    @property
+    def unit(self) -> str:
+        """What costs are counted in."""
+        ...
+
+    def total(self, widths: Widths) -> float:
+        """Of the whole network; groups left out are whole."""
+        ...
+
+    def curves(self, counts: Mapping[str, Sequence[int]], widths: Widths, own: bool = False) -> dict[str, Floats]:
+        """Of what each group concerns, for each count of its units, the others at ``widths``; ``own``: see below."""
+        ...
+
+    def in_macs(self) -> NetworkCosts:
+        """The same network counted in multiply-adds."""
+        ...
 
 
 class ChannelCosts:
@@ -92,10 +116,14 @@ class ChannelCosts:
         if not np.array_equal(expected, self._reshaped(traced, have, half, precision)):
             raise CatchweightError(f"{type(net).__name__} computes otherwise at other widths; it cannot be predicted")
 
-    def recosted(self, costs: CostModel) -> ChannelCosts:
-        """The same network under another cost model."""
-        other = object.__new__(ChannelCosts)
-        other.__dict__ |= {**self.__dict__, "costs": costs, "_cache": {}}
+    @property
+    def unit(self) -> str:
+        return self.costs.unit
+
+    def in_macs(self) -> ChannelCosts:
+        """The same network counted in multiply-adds."""
+        other = copy.copy(self)
+        other.costs, other._cache = MACS, {}
         return other
 
     def signatures(self, widths: Widths) -> list[Signature]:

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -17,18 +18,17 @@ from torch.optim import Optimizer
 
 from ..config import Config
 from ..errors import CatchweightError
+from ..train.checkpoints import load_state, save_state
 from .allocate import METHODS, OutOfReachError, Problem
 from .channels import Groups, Ints, removal
 from .importance import TaylorImportance, Values, magnitude_importance
-from .latency import ChannelCosts
+from .latency import NetworkCosts
 from .stairs import bundles, options
 
 Loss = Callable[[nn.Module, int], Tensor]
 """Network in training mode and number of the iteration, from 0 -> scalar loss of that iteration's batch."""
 
 Say = Callable[[str], None]
-Measure = Callable[[nn.Module], float]
-"""Latency of a network on the target in ms."""
 
 
 class HalpSettings(Config):
@@ -97,7 +97,7 @@ class Pruner:
         self,
         net: nn.Module,
         groups: Groups,
-        costs: ChannelCosts,
+        costs: NetworkCosts,
         loss: Loss,
         optimizer: Optimizer,
         settings: HalpSettings,
@@ -136,7 +136,7 @@ class Pruner:
             loss = self.loss(self.net, self.state.step * self.settings.interval + number)
             if not bool(torch.isfinite(loss)):
                 raise CatchweightError(
-                    f"the loss became {float(loss)} while pruning, after step {self.state.step}: lower prune.lr"
+                    f"the loss became {loss.item()} while pruning, after step {self.state.step}: lower prune.lr"
                 )
             loss.backward()
             importance.add()
@@ -157,9 +157,7 @@ class Pruner:
         keep = {name: strongest(interval.ranking[name], count) for name, count in widths.items()}
         kept = sum(float(interval.importance[name][units].sum()) for name, units in keep.items())
         self.state.share *= kept / max(sum(float(values.sum()) for values in interval.importance.values()), 1e-300)
-        self.state.kept = {
-            name: [units[place] for place in keep[name]] for name, units in self.state.kept.items()
-        }
+        self.state.kept = {name: [units[place] for place in keep[name]] for name, units in self.state.kept.items()}
         shrink_optimizer(self.optimizer, self.net, removal(self.net, self.groups.groups, keep))
         self.groups = self.groups.prune(self.net, keep)
 
@@ -184,9 +182,78 @@ class Pruner:
         return Problem(values, self.costs, allowed, limit)
 
 
+def schedule(pruner: Pruner, end: float, say: Say, save: Callable[[], None]) -> None:
+    """All steps but the last, which is the landing's: predicted cost falls to ``end`` by the same factor each time.
+
+    Args:
+        pruner: goes on from where its state stands.
+        end: predicted cost after the last step.
+        save: called after each step.
+
+    Raises:
+        OutOfReachError: a step's cost cannot be reached.
+    """
+    steps = pruner.settings.steps
+    least = pruner.least()
+    if least > end:
+        raise OutOfReachError(
+            f"pruning alone cannot bring the network there: with as little as may be left it is predicted to take "
+            f"{least / end:.2f} times as long. Take a smaller network or input, or let groups keep less"
+        )
+    begun = time.monotonic()
+    first = pruner.state.step
+    start = pruner.state.history[0]["start"] if pruner.state.history else pruner.predicted
+    wanted = targets(start, end, steps)
+    for number in range(first, steps - 1):
+        began = time.monotonic()
+        before = pruner.predicted
+        interval = pruner.train_interval()
+        if wanted[number] < before:
+            pruner.apply(interval, pruner.plan(interval, wanted[number]))
+        pruner.record(began, start=start, limit=wanted[number])
+        save()
+        left = (time.monotonic() - begun) / (number + 1 - first) * (steps - 1 - number)
+        say(
+            f"prune: step {number + 1} of {steps}, predicted {before:.2f} -> {pruner.predicted:.2f} ms, "
+            f"{pruner.state.share:.1%} of the importance kept, about {_span(left)} left"
+        )
+
+
 def targets(start: float, end: float, steps: int) -> list[float]:
     """Cost after each step: falling by the same factor every time, as published."""
     return [start * (end / start) ** (number / steps) for number in range(1, steps + 1)]
+
+
+def save(pruner: Pruner, path: Path) -> None:
+    """Everything needed to go on, in one file that is written in one step."""
+    state = {
+        "state": vars(pruner.state),
+        "net": {name: tensor.detach().cpu() for name, tensor in pruner.net.state_dict().items()},
+        "optimizer": pruner.optimizer.state_dict(),
+    }
+    save_state(path, state)
+
+
+def restore(pruner: Pruner, path: Path) -> None:
+    """Bring back what :func:`save` wrote, where there is something.
+
+    Raises:
+        CatchweightError: the file is not whole or of another network.
+    """
+    if not path.exists():
+        return
+    stored = load_state(path)
+    try:
+        pruner.resume(State(**stored["state"]))
+        pruner.net.load_state_dict(stored["net"])
+        pruner.optimizer.load_state_dict(stored["optimizer"])
+    except (KeyError, TypeError, RuntimeError, ValueError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise CatchweightError(f"{path} is no pruning of this network ({reason}); delete it to start again") from error
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def strongest(values: np.ndarray, count: int) -> Ints:
@@ -207,6 +274,3 @@ def shrink_optimizer(optimizer: Optimizer, net: nn.Module, cuts: Mapping[tuple[s
 
 def _reasons(groups: Groups) -> str:
     return "; ".join(f"{name}: {why}" for name, why in list(groups.fixed.items())[:5]) or "it has no convolution"
-
-
-__all__ = ["HalpSettings", "OutOfReachError", "Pruner", "State", "shrink_optimizer", "strongest", "targets"]

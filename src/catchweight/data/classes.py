@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CatchweightError, UsageError
+from ..errors import CatchweightError, UsageError, shown
 
 IGNORE = 255
 """The value of pixels without a label in every mask handed out, whatever value the files use."""
@@ -74,9 +74,9 @@ def _color(value: Any) -> Color:
     try:
         red, green, blue = (int(part) for part in value)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"a colour is three integers [r, g, b], but got {value!r}") from error
+        raise UsageError(f"a colour is three integers [r, g, b], but got {shown(value)}") from error
     if not all(0 <= part <= 255 for part in (red, green, blue)):
-        raise UsageError(f"a colour's parts lie in 0..255, but got {value!r}")
+        raise UsageError(f"a colour's parts lie in 0..255, but got {shown(value)}")
     return red, green, blue
 
 

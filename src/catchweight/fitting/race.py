@@ -15,7 +15,7 @@ from ..deploy.export import export
 from ..deploy.roofline import file_rooflines
 from ..deploy.verify import verify
 from ..errors import CatchweightError
-from ..files import write_json
+from ..files import sqlite_url, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network
 from ..search import fitting_plan, successive_halving
@@ -122,7 +122,7 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
 
     def evaluate(candidate: Candidate, epochs: int) -> float:
         point.say(f"search: {label(candidate.arch)} to epoch {epochs}")
-        folder = point.run.path("search", label(candidate.arch))
+        folder = _race_folder(job, candidate.arch, plan["epochs"])
         return _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
 
     front = successive_halving(
@@ -130,7 +130,7 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
         evaluate,
         rungs=plan["rungs"][:-1] or [1],
         eta=job.settings.search.eta,
-        storage=f"sqlite:///{point.run.path('study.db')}",
+        storage=sqlite_url(point.run.path("study.db")),
         say=lambda line: point.say(f"search: {line}"),
     )
     return Front(front.candidates + screening.allowed[plan["candidates"] :] + screening.dropped).to_json()
@@ -147,9 +147,14 @@ def _train_to(
     return result.score
 
 
+def _race_folder(job: Job, arch: Arch, epochs: int) -> Path:
+    """Shared by all points: what two budgets have in common is trained once."""
+    return job.run.path("search", f"{label(arch)}-{epochs}")
+
+
 def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int) -> dict[str, Any]:
     """Go on from where the race left the winner, to the end of its schedule."""
-    searched, folder = point.run.path("search", label(winner.arch)), point.run.path("train")
+    searched, folder = _race_folder(job, winner.arch, epochs), point.run.path("train")
     if not folder.exists():
         aside = point.run.path("train.part")
         shutil.rmtree(aside, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .build import build_from_spec, build_network, describe_network, network_names
+from .build import build_from_spec, build_network, describe_network, network_names, pruned_spec
 from .checkpoint import load_network, save_network
 from .segmentation import Family, FeatureInfo, NetSpec, SegmentationNet, Weights
 
@@ -17,5 +17,6 @@ __all__ = [
     "describe_network",
     "load_network",
     "network_names",
+    "pruned_spec",
     "save_network",
 ]

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from ..errors import unknown
+import copy
+from dataclasses import replace
+
+import torch
+
+from ..errors import CatchweightError, unknown
 from . import dpc, elastic, encoder_decoder, eseg, fasterseg, ffnet
 from .segmentation import Family, NetSpec, SegmentationNet, Weights
+from .shrink import shapes, shrink_to
 
 FAMILIES: tuple[Family, ...] = (
     eseg.FAMILY,
@@ -39,8 +45,33 @@ def build_network(
 
 
 def build_from_spec(spec: NetSpec, weights: Weights = "none") -> SegmentationNet:
-    """``build_network`` for a spec; the same errors."""
-    return _family(spec.name).build(spec, weights)
+    """``build_network`` for a spec; the same errors, and CatchweightError for shapes that no pruning leads to."""
+    net = _family(spec.name).build(replace(spec, pruned=()), weights)
+    if spec.pruned:
+        shrink_to(net, dict(spec.pruned))
+        _require_whole(net)
+        net.spec = spec
+    return net
+
+
+def _require_whole(net: SegmentationNet) -> None:
+    """Shapes out of a file may fit the weights and yet not each other: run the network once, without numbers."""
+    probe = copy.deepcopy(net).to("meta").eval()
+    image = torch.empty(1, 3, 64, 64, device="meta")
+    try:
+        probe(image)
+        probe.train_logits(image)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CatchweightError(f"the pruned layers of {net.spec.name} do not fit together: {reason}") from error
+
+
+def pruned_spec(net: SegmentationNet) -> NetSpec:
+    """The spec from which a network is built again as it is now, after channels were removed from it."""
+    with torch.device("meta"):  # the shape of things is enough
+        whole = shapes(build_from_spec(replace(net.spec, pruned=())))
+    smaller = tuple((name, shape) for name, shape in shapes(net).items() if shape != whole[name])
+    return replace(net.spec, pruned=smaller)
 
 
 def network_names() -> list[str]:

@@ -38,12 +38,14 @@ class NetSpec:
         classes: number of classes K.
         width: multiplies the channels of neck and head (of everything in nets without a named backbone).
         aux: auxiliary heads for training; they are never part of ``forward`` or of an exported file.
+        pruned: shapes of the parameters and buffers that pruning made smaller, by name; see ``shrink``.
     """
 
     name: str
     classes: int
     width: float = 1.0
     aux: bool = False
+    pruned: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if self.classes < 1:
@@ -52,7 +54,10 @@ class NetSpec:
             raise UsageError(f"network {self.name}: width must lie in (0, 8], but got {self.width}")
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """``pruned`` is left out of a network that is not."""
+        values = {key: value for key, value in asdict(self).items() if key != "pruned"}
+        shapes = {name: list(shape) for name, shape in self.pruned}
+        return {**values, "pruned": shapes} if shapes else values
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> NetSpec:
@@ -62,6 +67,7 @@ class NetSpec:
             classes=int(value["classes"]),
             width=float(value["width"]),
             aux=bool(value["aux"]),
+            pruned=tuple((str(k), tuple(int(n) for n in shape)) for k, shape in value.get("pruned", {}).items()),
         )
 
 

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from ..budget import Budget, Limit, format_quantity
@@ -20,7 +20,7 @@ from .examples import ensure_examples
 from .front_plot import candidate_name
 from .history import front_so_far, search_history
 from .html import Example, PointRow, ReportData, Snippet, Source, StageRow, Verdict, write_report
-from .inputs import Ablation, Blocks, Predictions, read_baselines, read_input
+from .inputs import Ablation, Blocks, Data, Input, Latency, Predictions, Score, Verified, read_baselines, read_input
 
 RACE = ("data", "screen", "plan", "search", "train", "export", FINAL_STAGE)
 """Stages that every budget goes through; a search may have more before them."""
@@ -54,8 +54,8 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
     reader = _Reader()
     front = reader(lambda: front_so_far(run), Front())
     chosen = reader(lambda: _chosen(run, front), None)
-    latency = reader(lambda: _json(run.path("latency.json")), {})
-    examples = reader(lambda: _examples(run, draw), ((), ""))
+    latency: dict[str, Any] = reader(lambda: _checked(Latency, run.path("latency.json")), {})
+    examples: tuple[tuple[Example, ...], str] = reader(lambda: _examples(run, draw), ((), ""))
     return ReportData(
         title=f"{Path(run.request['data']).name}: {'; '.join(map(str, run.budgets))}",
         subtitle=_subtitle(chosen, run),
@@ -77,8 +77,8 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
         examples_note=examples[1],
         latency=latency.get("used", {}),
         target=_target(run.request),
-        verification=reader(lambda: _json(run.path("verification.json")), {}),
-        data=reader(lambda: _json(run.found("data.json")), {}),
+        verification=reader(lambda: _checked(Verified, run.path("verification.json")), {}),
+        data=reader(lambda: _checked(Data, run.found("data.json")), {}),
         stages=reader(lambda: _stages(run), ()),
         snippets=_snippets(run) if run.path("model.onnx").exists() else (),
         config_yaml=reader(lambda: _text(run.path("fit.yaml")), ""),
@@ -94,14 +94,14 @@ class _Reader:
     def __init__(self) -> None:
         self.faults: list[str] = []
 
-    def __call__(self, read: Callable[[], T], otherwise: T) -> T:
+    def __call__(self, read: Callable[[], T], otherwise: Any) -> T:
         try:
             return read()
         except CatchweightError as error:
             self.faults.append(str(error))
         except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
             self.faults.append(f"a file of the run is not as expected ({type(error).__name__}: {error})")
-        return otherwise
+        return cast(T, otherwise)
 
 
 def _chosen(run: Run, front: Front) -> Candidate | None:
@@ -191,22 +191,16 @@ def _number(text: str | None) -> float | None:
 
 def _score(run: Run) -> dict[str, Any]:
     """Scores of the trained network, as far as the training got."""
-    score, data = _json(run.path("train", "score.json")), _json(run.path("model.json"))
-    classes = data.get("classes", [])
+    score = read_input(Score, run.path("train", "score.json"))
+    classes = _json(run.path("model.json")).get("classes", [])
     named = {
-        "class_names": tuple(c["name"] for c in classes),
-        "class_colors": tuple(tuple(c["color"]) for c in classes),
+        "class_names": tuple(str(c["name"]) for c in classes),
+        "class_colors": tuple(tuple(map(int, c["color"])) for c in classes),
     }
-    if not score:
+    if score is None:
         return named
-    return named | {
-        "miou": score["miou"],
-        "pixel_accuracy": score["pixel_accuracy"],
-        "boundary_f": score["boundary_f"],
-        "per_class": score["per_class"],
-        "absent": tuple(score["absent"]),
-        "confusion": tuple(tuple(row) for row in score["confusion"]) if classes else (),
-    }
+    known = score.model_dump()
+    return named | known | {"confusion": known["confusion"] if classes else ()}
 
 
 def _examples(run: Run, draw: bool) -> tuple[tuple[Example, ...], str]:
@@ -274,7 +268,7 @@ def _sources(run: Run) -> list[Source]:
         ("training curves", "train/metrics.csv", "one line an epoch"),
         ("search history", "history.json", "in the order found"),
         ("search history", "study.db", "Optuna study: the race of the finalists"),
-        ("search history", "explore.db", "Optuna study: members scored with the supernet's weights"),
+        ("search history", "explore.journal", "Optuna study: members scored with the supernet's weights"),
         ("blocks", "blocks.json", "ONNX Runtime's profile against the device's measured peaks"),
         ("predicted latency", "predictions.json", "networks that the predictor had not seen"),
         ("stages left out", "ablation.json", "as the run wrote it"),
@@ -299,6 +293,11 @@ def _snippets(run: Run) -> tuple[Snippet, ...]:
         Snippet(title="Measure", text=f"catchweight bench {shlex.quote(file)}"),
         Snippet(title="Score", text=f"catchweight eval {shlex.quote(file)} {shlex.quote(str(run.request['data']))}"),
     )
+
+
+def _checked(kind: type[Input], path: Path) -> dict[str, Any]:
+    """The file's table, once it has all that the page shows; empty where there is none."""
+    return _json(path) if read_input(kind, path) is not None else {}
 
 
 def _json(path: Path) -> dict[str, Any]:

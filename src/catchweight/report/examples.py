@@ -42,7 +42,7 @@ def ensure_examples(run: Run) -> dict[str, Any]:
         return {}
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     known = read_json(path) if path.exists() else {}
-    if known.get("model") == digest:
+    if known.get("model") == digest and known.get("examples"):
         return dict(known)
     try:
         found = _make(run, model)

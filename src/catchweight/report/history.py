@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from ..errors import CatchweightError
+from ..files import sqlite_url
 from ..front import Candidate, Front
 from ..run import Run, known_front
 from .inputs import Evaluation, History, read_input
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import optuna
 
 SUPERNET_NOTE = "supernet score at predicted latency"
-STUDIES = {"explore.db": "supernet", "study.db": "race"}
+STUDIES = {"explore.journal": "supernet", "study.db": "race"}
 """Optuna's files in a run folder, and what the scores in them are of."""
 
 
@@ -68,18 +68,31 @@ def _studies(path: Path) -> list[optuna.Study]:
     import optuna  # slow to import
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Optuna writes when it opens a file, and a reader must not: SQLite is told so.
-    address = f"sqlite:///file:{quote(str(path.absolute()))}?mode=ro&uri=true"
     try:
-        storage = optuna.storages.RDBStorage(address, skip_compatibility_check=True, skip_table_creation=True)
+        storage = _journal(path) if path.suffix == ".journal" else _database(path)
         names = optuna.get_all_study_names(storage)
         found = [optuna.load_study(study_name=name, storage=storage) for name in names]
         for study in found:
             study.get_trials(deepcopy=False)  # kept by the storage, so that the file can be closed
-        storage.engine.dispose()
+        if isinstance(storage, optuna.storages.RDBStorage):
+            storage.engine.dispose()
         return found
     except Exception as error:  # SQLAlchemy's and Optuna's errors have no common base
         raise CatchweightError(f"{path}: cannot be read as an Optuna study ({str(error).splitlines()[0]})") from error
+
+
+def _database(path: Path) -> optuna.storages.BaseStorage:
+    """Optuna writes when it opens a file, and a reader must not: SQLite is told so."""
+    from optuna.storages import RDBStorage
+
+    return RDBStorage(f"{sqlite_url(path)}&mode=ro", skip_compatibility_check=True, skip_table_creation=True)
+
+
+def _journal(path: Path) -> optuna.storages.BaseStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path)))
 
 
 def _evaluations(study: optuna.Study, phase: str) -> list[Evaluation]:

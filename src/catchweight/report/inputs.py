@@ -25,11 +25,13 @@ from ..files import read_json
 from ..front import Candidate, Front
 
 
-class _Input(BaseModel):
+class Input(BaseModel):
+    """Base of the forms below."""
+
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Block(_Input):
+class Block(Input):
     """A block of the chosen network: measured time, and what the device would need at best."""
 
     name: str
@@ -44,21 +46,21 @@ class Block(_Input):
     """"compute" or "memory"."""
 
 
-class Peak(_Input):
+class Peak(Input):
     """What the device can do at best."""
 
     gflops: float
     gbs: float
 
 
-class Blocks(_Input):
+class Blocks(Input):
     """``blocks.json``."""
 
     rows: tuple[Block, ...] = ()
     peak: Peak | None = None
 
 
-class Prediction(_Input):
+class Prediction(Input):
     """A network whose latency was predicted before it was measured, both in ms."""
 
     name: str = ""
@@ -66,13 +68,13 @@ class Prediction(_Input):
     measured_ms: float = Field(gt=0)
 
 
-class Predictions(_Input):
+class Predictions(Input):
     """``predictions.json``."""
 
     points: tuple[Prediction, ...] = ()
 
 
-class Ablated(_Input):
+class Ablated(Input):
     """The result without a stage, or with the stages up to one; the first row is what the others compare to."""
 
     stage: str
@@ -81,13 +83,13 @@ class Ablated(_Input):
     note: str = ""
 
 
-class Ablation(_Input):
+class Ablation(Input):
     """``ablation.json``."""
 
     rows: tuple[Ablated, ...] = ()
 
 
-class Evaluation(_Input):
+class Evaluation(Input):
     """One score that the search found; ``phase`` groups what compares ("supernet", "race"...)."""
 
     score: float
@@ -96,13 +98,77 @@ class Evaluation(_Input):
     epochs: int | None = None
 
 
-class History(_Input):
+class History(Input):
     """``history.json``."""
 
     evaluations: tuple[Evaluation, ...] = ()
 
 
-M = TypeVar("M", bound=_Input)
+class Measured(Input):
+    """What the page needs of a ``Measurement``."""
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    spread: float
+    n: int
+    threads: int
+    runtime: str
+    notes: tuple[str, ...] = ()
+
+
+class Latency(Input):
+    """``latency.json``: all measurements of the exported file, and the one that counts."""
+
+    used: Measured
+    all: tuple[Measured, ...] = ()
+
+
+class Verified(Input):
+    """``verification.json``: what the page needs of a ``Verification``."""
+
+    passed: bool
+    message: str
+    images: int
+    max_rel_diff: float
+    changed_share: float
+    miou_eager: float
+    miou_onnx: float
+
+
+class Score(Input):
+    """``train/score.json``: what the page needs of a ``SegmentationScore``."""
+
+    miou: float
+    pixel_accuracy: float
+    boundary_f: float | None = None
+    per_class: dict[str, float] = Field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+
+
+class Fault(Input):
+    """A problem of the data set."""
+
+    level: str
+    file: str
+    message: str
+
+
+class Data(Input):
+    """``data.json``: what the page needs of a ``DataReport``."""
+
+    root: str = ""
+    format: str = ""
+    fingerprint: str = ""
+    classes: tuple[str, ...] = ()
+    counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    sizes: dict[str, int] = Field(default_factory=dict)
+    shares: dict[str, dict[str, float]] = Field(default_factory=dict)
+    problems: tuple[Fault, ...] = ()
+
+
+M = TypeVar("M", bound=Input)
 
 
 def read_input(kind: type[M], path: Path) -> M | None:
@@ -141,11 +207,16 @@ __all__ = [
     "Ablation",
     "Block",
     "Blocks",
+    "Data",
     "Evaluation",
     "History",
+    "Input",
+    "Latency",
     "Peak",
     "Prediction",
     "Predictions",
+    "Score",
+    "Verified",
     "read_baselines",
     "read_input",
 ]

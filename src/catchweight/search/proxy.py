@@ -116,7 +116,7 @@ class Proxy:
     val: Features
     classes: int
     batch: int = 8
-    lr: float = 0.05
+    lr: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 4e-5
 

@@ -11,13 +11,18 @@ from .dpc import DensePredictionCells
 from .elastic import Elastic
 from .elastic_layers import ElasticConv, ElasticDepthwise, Residual, Zoomed, basic_block
 from .elastic_pyramid import ElasticPyramid
+from .fasterseg import FasterSegSpace, fasterseg_space
 from .relaxation import Relaxation
 from .segmentation import SegmentationSpace
 from .space import Space
 from .structure import Depth, OneOf, Rescale
 from .whole import WholeNetworks
 
-SPACES: dict[str, Callable[..., SegmentationSpace]] = {"elastic": ElasticPyramid, "dpc": DensePredictionCells}
+SPACES: dict[str, Callable[..., SegmentationSpace]] = {
+    "elastic": ElasticPyramid,
+    "dpc": DensePredictionCells,
+    "fasterseg": fasterseg_space,
+}
 """Spaces that ``fit`` searches, by name; called with (classes, sizes, backbone=, weights=)."""
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "ElasticConv",
     "ElasticDepthwise",
     "ExpectedLatency",
+    "FasterSegSpace",
     "Kernel",
     "OneOf",
     "ElasticPyramid",

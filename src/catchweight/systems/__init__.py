@@ -14,7 +14,9 @@ from . import (
     efficientnet,
     efficientnet_lite,
     eseg,
+    fasterseg,
     ffnet,
+    halp,
     mgd,
     nf_resnet,
     preact_resnet,
@@ -34,6 +36,8 @@ SYSTEMS: dict[str, System] = {
     for system in (
         eseg.SYSTEM,
         ffnet.SYSTEM,
+        fasterseg.SYSTEM,
+        halp.SYSTEM,
         dpc.SYSTEM,
         resnet.SYSTEM,
         preact_resnet.SYSTEM,

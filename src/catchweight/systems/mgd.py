@@ -58,9 +58,9 @@ QUICK = Protocol(
     wide="timm/test_resnet+fpn:width=24",
     deep="timm/test_resnet+bifpn:levels=2-5,width=8,repeats=2",
     size=(64, 96),
-    shares=(1 / 4, 1 / 2),
+    shares=(1 / 4,),
     seeds=(0,),
-    steps=3,
+    steps=2,
     warmup=1,
     recipe=FULL.recipe.model_copy(update={"batch": 2}),
 )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..errors import CatchweightError
 from .trace import Trace, read_program
@@ -46,24 +47,39 @@ def reshaped(traced: Trace, shapes: Mapping[str, Sequence[int]]) -> Trace:
 
 
 class _Shapes(Interpreter):
-    """Runs a graph on the meta device and remembers every result."""
+    """Runs a graph on the meta device and remembers every result; what no new shape reaches is not run again."""
 
     def __init__(self, module: Any) -> None:
         super().__init__(module)
         self.found: dict[Node, Any] = {}
+        self._changed: set[Node] = set()
 
     def run_node(self, n: Node) -> Any:
         if n.op == "call_function" and "assert" in str(n.target):
             return None  # checks of device and type, which are not what they were
-        result = super().run_node(n)
-        if n.op in ("placeholder", "call_function", "get_attr") and "val" in n.meta:
+        known = n.meta.get("val")
+        if n.op == "call_function" and known is not None and self._changed.isdisjoint(n.all_input_nodes):
+            result = tree_map_only(Tensor, _empty, known)
+        else:
+            result = super().run_node(n)
+        if n.op != "output" and known is not None:
             self.found[n] = result
+            if _sizes(result) != _sizes(known):
+                self._changed.add(n)
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}
         return super().call_function(target, args, kwargs)
+
+
+def _empty(value: Tensor) -> Tensor:
+    return torch.empty(tuple(value.shape), dtype=value.dtype, device="meta")
+
+
+def _sizes(value: Any) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _constants(program: Any) -> dict[str, str]:
@@ -110,7 +126,7 @@ def _refit(node: Node, paths: Mapping[str, str], shapes: Mapping[str, Sequence[i
     if not isinstance(weight, Node) or paths.get(weight.name) not in shapes:
         return None
     old, new = weight.meta["val"].shape, shapes[paths[weight.name]]
-    arguments = list(node.args)
+    arguments: list[Any] = list(node.args)
     for name in ("groups", "num_groups"):
         place = places.get(name, len(arguments))
         if place < len(arguments) and isinstance(arguments[place], int) and arguments[place] > 1:

@@ -41,6 +41,9 @@ class Shape:
             raise CatchweightError(f"the shapes of torch's {getattr(func, '__name__', func)} are not known here")
         return rule(*args, **(kwargs or {}))
 
+    def dim(self) -> int:
+        return self.ndim
+
     def size(self, axis: int | None = None) -> Any:
         return self.shape if axis is None else self.shape[axis]
 
@@ -97,7 +100,10 @@ def shape_trace(net: nn.Module, size: tuple[int, int], batch: int = 1) -> Trace:
     recorder = _Recorder({id(module): path for path, module in net.named_modules()})
     image = Shape(recorder, (batch, 3, *size), IMAGE)
     with evaluating(net), torch.no_grad(), _following(recorder):
-        out = net(image)
+        try:
+            out = net(image)
+        except (AttributeError, TypeError, ValueError) as error:  # a method or argument that a Shape has not
+            raise CatchweightError(f"an operator of {type(net).__name__} is not known here: {error}") from error
     outputs = (out,) if isinstance(out, Shape) else tuple(out)
     value = Value(tuple(image.shape), _FLOAT)
     return Trace(tuple(recorder.ops), value, tuple(x.name for x in outputs), cast(Any, None))
@@ -133,10 +139,16 @@ def _conv2d(
     return x.recorder.op("conv2d", (x,), (x.shape[0], weight.shape[0], *sides), weight, **arguments)
 
 
-def _max_pool2d(x: Shape, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *_: Any, **__: Any) -> Shape:
+def _max_pool2d(
+    x: Shape, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *_: Any, **__: Any
+) -> Shape:
     stride = kernel_size if stride is None else stride
     sides = _sides(x.shape[-2:], _pair(kernel_size), stride, padding, dilation)
-    arguments = {"kernel_size": _pair(kernel_size), "stride": _pair(stride), "dilation": _pair(dilation)}
+    arguments: dict[str, Any] = {
+        "kernel_size": _pair(kernel_size),
+        "stride": _pair(stride),
+        "dilation": _pair(dilation),
+    }
     return x.recorder.op("max_pool2d", (x,), (*x.shape[:2], *sides), **arguments)
 
 

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .run import RUNTIMES, quantize
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
+from .trials import Timer
 
-__all__ = ["RUNTIMES", "TOLERANCE", "Latency", "QuantizeResult", "QuantizeSettings", "Recipe", "quantize"]
+__all__ = ["RUNTIMES", "TOLERANCE", "Latency", "QuantizeResult", "QuantizeSettings", "Recipe", "Timer", "quantize"]

@@ -11,15 +11,15 @@ import numpy as np
 
 from .simulate import Logits, Tally, runner, simulation
 
-CHANGED = 0.02
-"""Share of pixels that may change class between the file as it is served and its simulation."""
-ERROR = 0.05
-"""Root mean square difference allowed between the two, as a share of the logits' spread.
+INDEPENDENT = 2**0.5
+"""How far a file may be from its simulation, as a multiple of the simulation's distance from the float file.
 
-Integer kernels round each result once where the simulation computes in float32, so single values come out one step
-apart; what that adds up to was measured on all our networks (docs/int8.md), and the limits are several times the worst
-of it. Overflowing kernels and wrong scales exceed them by far (``tests/compress/test_quantize_check.py``).
+The integer kernels round where the simulation does, but ties and fused sums may fall the other way, and a step of one
+tensor spreads. Two ways of rounding that had nothing in common would differ by sqrt(2) times the error of each; what
+differs by more does not round, it computes something else. Seen on our trained networks: 0.15 to 0.6 (docs/int8.md).
 """
+SLACK = 1e-3
+"""Error and share of pixels that are allowed in any case: for files with next to nothing in int8."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class FileCheck:
 
     Attributes:
         error: root mean square difference to the simulation, as a share of the logits' spread.
+        quantisation: the same between the simulation and the float file.
         largest: largest |difference| to the simulation over the largest |logit|.
         changed: share of pixels whose class differs from the simulation's.
         agreement: share of pixels whose class is that of the float file.
@@ -36,6 +37,7 @@ class FileCheck:
     """
 
     error: float
+    quantisation: float
     largest: float
     changed: float
     agreement: float
@@ -75,16 +77,20 @@ def check_file(path: Path, float_file: Path, images: Iterable[np.ndarray], threa
 
 def compare(served: Logits, simulated: Logits, plain: Logits, images: Iterable[np.ndarray]) -> FileCheck:
     """:func:`check_file` for anything that answers images with logits."""
-    to_simulation, to_float, count = Tally(), Tally(), 0
+    to_simulation, to_float, rounding, count = Tally(), Tally(), Tally(), 0
     for image in images:
-        found = served(image)
-        to_simulation.add(found, simulated(image))
-        to_float.add(found, plain(image))
+        found, expected, exact = served(image), simulated(image), plain(image)
+        to_simulation.add(found, expected)
+        to_float.add(found, exact)
+        rounding.add(expected, exact)
         count += 1
-    own, other = to_simulation.distance, to_float.distance
-    checks = (
-        (own.error, ERROR, f"logits differ from the simulation by {own.error:.2%} of their spread, limit {ERROR:.0%}"),
-        (own.changed, CHANGED, f"{own.changed:.2%} of pixels differ from the simulation, limit {CHANGED:.0%}"),
-    )
-    failures = tuple(sentence for value, limit, sentence in checks if not value <= limit)
-    return FileCheck(own.error, own.largest, own.changed, 1 - other.changed, count, failures)
+    own, allowed = to_simulation.distance, rounding.distance
+    failures = _failures(own.error, allowed.error, "logits differ from the simulation by {:.2%} of their spread")
+    failures += _failures(own.changed, allowed.changed, "{:.2%} of pixels differ from the simulation")
+    agreement = 1 - to_float.distance.changed
+    return FileCheck(own.error, allowed.error, own.largest, own.changed, agreement, count, failures)
+
+
+def _failures(value: float, rounding: float, says: str) -> tuple[str, ...]:
+    limit = INDEPENDENT * rounding + SLACK
+    return () if value <= limit else (f"{says.format(value)}, limit {limit:.2%}",)

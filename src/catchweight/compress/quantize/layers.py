@@ -10,12 +10,15 @@ from pathlib import Path
 
 import onnx
 
-from ...targets.graph import save_graph
+from ...targets.graph import MODULE_KEY, save_graph
 from ...targets.observe import OBSERVERS
+from ...targets.quantized import always_float
 from ...targets.target import Target
-from .graph import ACTIVATIONS, Wiring, module_of
+from ...targets.wiring import Wiring
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ACTIVATIONS = ("Relu", "Clip")
+"""A quantised layer computes them for free: its range ends where theirs does."""
 OUTPUT = "output"
 """The pseudo-layer of what follows the last weights: sums of heads, and so on."""
 
@@ -40,7 +43,8 @@ class Layers:
     @classmethod
     def of(cls, model: onnx.ModelProto) -> Layers:
         wiring = Wiring(model.graph)
-        weighted, activations = {}, {}
+        weighted: dict[str, str] = {}
+        activations: dict[str, tuple[str, ...]] = {}
         for node in model.graph.node:
             if node.op_type in WEIGHTED:
                 name = _unique(_layer_name(node, wiring), weighted)
@@ -126,7 +130,8 @@ def _layer_name(node: onnx.NodeProto, wiring: Wiring) -> str:
     weight = node.input[1]
     if weight in wiring.constants and weight.endswith(".weight"):
         return str(weight.removesuffix(".weight"))
-    return module_of(node) or node.name
+    module = next((entry.value for entry in node.metadata_props if entry.key == MODULE_KEY), "")
+    return module or node.name
 
 
 def _unique(name: str, taken: Collection[str]) -> str:
@@ -157,4 +162,5 @@ def _reached(
             for reader in wiring.readers[output]:
                 reached |= {layer_of[reader.name]} if reader.name in layer_of else found[reader.name]
         found[node.name] = frozenset(reached)
-    return {name: reached for name, reached in found.items() if name not in layer_of and name not in taken}
+    apart = {*layer_of, *taken, *always_float(graph)}
+    return {name: reached for name, reached in found.items() if name not in apart}

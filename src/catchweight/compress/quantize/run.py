@@ -17,13 +17,15 @@ from ...nets import load_network
 from ...nets.segmentation import SegmentationNet
 from ...run import Run
 from ...targets import Target
+from ...targets.graph import fixed_input
+from ...targets.quantized import is_quantized
 from .calibrate import METHODS
 from .check import FileCheck, check_file
 from .images import Images
-from .layers import OUTPUT, milliseconds
+from .layers import milliseconds
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
-from .trials import EQUALISED, PLAIN, UNLIMITED, Trials
+from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
 
 Say = Callable[[str], None]
 CHECKED = 100
@@ -41,6 +43,7 @@ def quantize(
     folder: Path | str,
     size: tuple[int, int] | None = None,
     settings: QuantizeSettings | None = None,
+    timer: Timer | None = None,
     say: Say = print,
 ) -> QuantizeResult:
     """Quantise a trained network to int8 after training, and keep it only where it pays.
@@ -58,6 +61,7 @@ def quantize(
         tolerance: points of mIoU (0.5 is 0.005 of mIoU).
         folder: run folder; another request in it is refused.
         size: (H, W) to export a network for; a checkpoint knows its own.
+        timer: times two files against each other; default: in turns on ``target``. For a device that is elsewhere.
         say: receives progress lines.
 
     Returns:
@@ -73,8 +77,8 @@ def quantize(
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data))
     run = Run(folder, _request(network, opened, place, tolerance, settings, size))
     with run.locked():
-        file = _float_file(network, opened, folder, size)
-        trials = Trials(file, opened, place, settings, folder)
+        file = _quantisable(_float_file(network, opened, folder, size))
+        trials = Trials(file, opened, place, settings, folder, timer)
         _same_classes(trials, opened)
         result = _Verdict(trials, tolerance, say).reach()
         write_json(folder / "int8.verdict.json", result.to_json())
@@ -98,7 +102,7 @@ class _Verdict:
         recipe = self._recipe()
         base, latency = self._fastest(recipe)
         if not latency.faster:
-            return self._refused(f"int8 is not faster here ({latency})", latency)
+            return self._refused(latency.verdict, latency)
         kept = self._within_tolerance(recipe, base)
         if kept is None:
             return self._refused(self._too_coarse(recipe, base), latency, self.trials.score(recipe, base))
@@ -132,7 +136,7 @@ class _Verdict:
 
     def _latency(self, recipe: Recipe, kept: list[str]) -> Latency:
         path = self.trials.write(self.trials.folder / "attempt.onnx", recipe, kept)
-        found = self.trials.latency(path, f"{recipe}; float: {', '.join(kept) or 'nothing'}")
+        found = self.trials.latency(path, recipe, kept)
         self.say(f"int8: {len(kept)} layers in float: {found}")
         return found
 
@@ -165,9 +169,12 @@ class _Verdict:
 
     def _ordered(self, recipe: Recipe) -> list[str]:
         float_ms, int8_ms = self._profiles(recipe)
-        self.say(f"int8: looking for the layers that cost most, {len(self.trials.layers.names)} to try")
-        errors = {name: self.trials.error(recipe, [name]).error for name in self.trials.layers.names if name != OUTPUT}
-        return order(sensitivities(errors, self.trials.error(recipe).error, float_ms, int8_ms))
+        names = self.trials.layers.names
+        self.say(f"int8: looking for the layers that cost most, {len(names)} to try")
+        errors = {
+            name: self.trials.error(recipe, [other for other in names if other != name], name).error for name in names
+        }
+        return order(sensitivities(errors, float_ms, int8_ms))
 
     def _too_coarse(self, recipe: Recipe, base: list[str]) -> str:
         score = self.trials.score(recipe, base)
@@ -186,12 +193,12 @@ class _Verdict:
         """Written, measured again as it will be served, and verified."""
         trials = self.trials
         path = trials.write(trials.folder / "int8.onnx", recipe, kept)
-        latency = trials.latency(path, f"{recipe}; float: {', '.join(kept) or 'nothing'}")
+        latency = trials.latency(path, recipe, kept)
         score = trials.score(recipe, kept)
         check = self._check(path)
         self.say(f"int8: {check.message}")
         if not latency.faster:
-            where = f"within tolerance only with {len(kept)} layers in float, where it is not faster ({latency})"
+            where = f"within tolerance with {len(kept)} layers in float, but {latency.verdict}"
             return self._refused(where, latency, score, check)
         if not check.passed:
             return self._refused(check.message, latency, score, check)
@@ -301,6 +308,15 @@ def _float_file(
         raise UsageError("give the size (H, W) to export the network for")
     classes = ClassSet.from_json(meta["classes"]) if "classes" in meta else data.classes
     return export(net, out, size=(int(wanted[0]), int(wanted[1])), classes=classes, meta=meta)
+
+
+def _quantisable(path: Path) -> Path:
+    batch, size = fixed_input(path)
+    if batch is None or size is None:
+        raise UsageError(f"{path} leaves its batch or size free; int8 needs fixed shapes: export it without --dynamic")
+    if is_quantized(path):
+        raise UsageError(f"{path} is quantised already: give the float file or the checkpoint")
+    return path
 
 
 def _same_classes(trials: Trials, data: SegmentationData) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,27 +11,26 @@ SHORTEST_MS = 0.001
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One layer: how much logit error goes when it alone is float again, and the time that costs.
+    """One layer: what int8 in it alone does to the logits, and the time it saves there.
 
     Attributes:
-        gain: error of the network with every layer in int8 minus the error with this one in float; may be negative.
+        error: logit error of the network with only this layer in int8.
         saved_ms: float time minus int8 time of the layer; may be negative.
     """
 
     layer: str
-    gain: float
+    error: float
     saved_ms: float
 
     @property
     def worth(self) -> float:
-        """Error taken back per millisecond given up."""
-        return self.gain / max(self.saved_ms, SHORTEST_MS)
+        """Error taken back per millisecond given up; errors of layers add up as squares, as independent noise does."""
+        return self.error**2 / max(self.saved_ms, SHORTEST_MS)
 
 
 def order(layers: Sequence[Sensitivity]) -> list[str]:
-    """Layers by ``worth``, highest first; those that gain nothing are left out, for going back cannot help there."""
-    useful = [layer for layer in layers if layer.gain > 0]
-    return [layer.layer for layer in sorted(useful, key=lambda layer: -layer.worth)]
+    """Names of layers by ``worth``, highest first."""
+    return [layer.layer for layer in sorted(layers, key=lambda layer: -layer.worth)]
 
 
 def shortest_prefix(ordered: Sequence[str], holds: Callable[[Sequence[str]], bool], most: int) -> list[str] | None:
@@ -59,22 +57,16 @@ def shortest_prefix(ordered: Sequence[str], holds: Callable[[Sequence[str]], boo
 
 
 def sensitivities(
-    errors: Mapping[str, float], everything: float, float_ms: Mapping[str, float], int8_ms: Mapping[str, float]
+    errors: Mapping[str, float], float_ms: Mapping[str, float], int8_ms: Mapping[str, float]
 ) -> list[Sensitivity]:
     """Put the figures of each layer together.
 
     Args:
-        errors: logit error of the network with only this layer in float.
-        everything: logit error with every layer in int8.
+        errors: logit error of the network with only this layer in int8.
         float_ms, int8_ms: time of each layer; where a runtime gives none, all layers save the same.
     """
+    timed = bool(float_ms and int8_ms)
     return [
-        Sensitivity(layer, everything - error if math.isfinite(error) else 0.0, _saved(layer, float_ms, int8_ms))
+        Sensitivity(layer, error, float_ms.get(layer, 0.0) - int8_ms.get(layer, 0.0) if timed else 1.0)
         for layer, error in errors.items()
     ]
-
-
-def _saved(layer: str, float_ms: Mapping[str, float], int8_ms: Mapping[str, float]) -> float:
-    if not float_ms or not int8_ms:
-        return 1.0
-    return float_ms.get(layer, 0.0) - int8_ms.get(layer, 0.0)

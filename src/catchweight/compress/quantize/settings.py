@@ -67,6 +67,20 @@ class Latency:
     def faster(self) -> bool:
         return self.low > 1
 
+    @property
+    def undecided(self) -> bool:
+        """Whether neither is faster beyond doubt; a longer measurement on a quieter machine may tell."""
+        return self.low <= 1 <= self.high
+
+    @property
+    def verdict(self) -> str:
+        """Which is faster, with the figures."""
+        if self.faster:
+            return f"int8 is faster here ({self})"
+        if self.undecided:
+            return f"int8 and float cannot be told apart here ({self}); the same command measures again"
+        return f"int8 is not faster here ({self})"
+
     def __str__(self) -> str:
         return (
             f"{self.float_ms:.2f} ms float, {self.int8_ms:.2f} ms int8: {self.speedup:.2f}x "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,16 +20,18 @@ from ...deploy.segmenter import Segmenter
 from ...files import write_json
 from ...targets import Target, distinguishable, interleaved
 from ...targets.graph import save_graph
+from ...targets.quantized import Ranges, prepare_graph, quantized_graph
 from .bias import corrected, inputs_of_convolutions
-from .calibrate import Ranges, calibrate, channel_means
+from .calibrate import calibrate, channel_means
 from .equalise import equalised, find_pairs, unlimited
-from .graph import prepare_graph
 from .images import Images
 from .layers import Layers
 from .ledger import Ledger
-from .qdq import OPS, quantized_graph
 from .settings import Latency, QuantizeSettings, Recipe
 from .simulate import Distance, answers, distance, runner
+
+Timer = Callable[[Path, Path], Latency]
+"""How the float file and an int8 file are timed against each other."""
 
 PLAIN, EQUALISED, UNLIMITED = "plain", "equalised", "equalised without limits"
 
@@ -43,6 +45,7 @@ class Trials:
     target: Target
     settings: QuantizeSettings
     folder: Path
+    timer: Timer | None = None
     cache: PixelCache = field(default_factory=PixelCache)
 
     @cached_property
@@ -89,7 +92,7 @@ class Trials:
     def ranges(self, graph: str, method: str) -> Ranges:
         found = self.ledger.once(
             f"ranges, {graph}, {method}",
-            lambda: {k: list(v) for k, v in calibrate(self.graphs[graph], self.calibration, method, OPS).items()},
+            lambda: {k: list(v) for k, v in calibrate(self.graphs[graph], self.calibration, method).items()},
         )
         return {name: (low, high) for name, (low, high) in found.items()}
 
@@ -108,10 +111,14 @@ class Trials:
         made = quantized_graph(model, self.ranges(recipe.graph, recipe.method), self.layers.nodes(left_float))
         return corrected(made, model, self.means(recipe.graph)) if recipe.bias else made
 
-    def error(self, recipe: Recipe, left_float: Collection[str] = ()) -> Distance:
-        """How far the int8 graph's logits are from the float file's on the probe images."""
+    def error(self, recipe: Recipe, left_float: Collection[str] = (), alone: str | None = None) -> Distance:
+        """How far the int8 graph's logits are from the float file's on the probe images.
+
+        ``alone`` names the one layer that is not in ``left_float``, where that is shorter to write down.
+        """
+        told = f"; int8: {alone}" if alone else _told(left_float)
         found: Mapping[str, float] = self.ledger.once(
-            f"error, {recipe}{_told(left_float)}",
+            f"error, {recipe}{told}",
             lambda: distance(answers(runner(self.int8(recipe, left_float)), self.probe), self.expected).to_json(),
         )
         return Distance(**found)
@@ -147,16 +154,28 @@ class Trials:
         path = self.file if recipe is None else self.write(self.folder / "attempt.onnx", recipe, left_float)
         return evaluate_file(path, self.data, "val", threads=self.target.threads, cache=self.cache).miou
 
-    def latency(self, path: Path, name: str) -> Latency:
-        """The float file and ``path`` in turns on the target."""
-        return Latency.from_json(self.ledger.once(f"latency, {name}", lambda: self._latency(path).to_json()))
+    def latency(self, path: Path, recipe: Recipe, left_float: Collection[str] = ()) -> Latency:
+        """The float file and the int8 file at ``path`` in turns on the target; asked again where it was undecided."""
+        name = f"latency, {recipe}{_told(left_float)}"
+        if name in self.ledger.results and Latency.from_json(self.ledger.results[name]).undecided:
+            self.ledger.forget(name)
+        return Latency.from_json(self.ledger.once(name, lambda: self._time(path).to_json()))
 
-    def _latency(self, path: Path) -> Latency:
-        # The float precision's target reads both files as they are.
-        target = replace(self.target, precision=self.target.precisions[0], batch=self.segmenter.batch or 1)
-        sessions = [target.prepare(self.file), target.prepare(path)]
-        plain, quantised = interleaved(sessions, self.settings.seconds)
-        return Latency.of((plain, quantised), distinguishable(plain, quantised))
+    def _time(self, path: Path) -> Latency:
+        timer = self.timer or in_turns(self.target, self.settings.seconds, self.segmenter.batch or 1)
+        return timer(self.file, path)
+
+
+def in_turns(target: Target, seconds: float, batch: int = 1) -> Timer:
+    """The timer that runs both files on ``target`` in turns, for at most ``seconds`` each."""
+    # The float precision's target reads both files as they are.
+    place = replace(target, precision=target.precisions[0], batch=batch)
+
+    def timer(plain: Path, int8: Path) -> Latency:
+        first, second = interleaved([place.prepare(plain), place.prepare(int8)], seconds)
+        return Latency.of((first, second), distinguishable(first, second))
+
+    return timer
 
 
 def _told(left_float: Collection[str]) -> str:

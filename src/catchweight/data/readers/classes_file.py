@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...errors import CatchweightError, UsageError, unknown
-from ...files import read_json
+from ...errors import CatchweightError, UsageError, shown, unknown
+from ...files import parse_yaml, read_json
 from ..classes import IGNORE, ClassSet, Color
 from .labels import PixelLabels
 
 FILE_NAMES = ("classes.json", "classes.yaml", "classes.yml", "classes.txt")
+
+LONGEST_LINE = 1000
+"""Characters of a line in a text file; no name needs more, and matching takes their square."""
 
 KEYS = {"classes", "names", "palette", "colors", "values", "ignore_index"}
 
@@ -70,10 +71,10 @@ def _mapping(path: Path) -> dict[str, Any]:
 def read_yaml(path: Path) -> Any:
     """YAML by the safe loader; an unreadable or malformed file is an error that names it."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CatchweightError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise CatchweightError(f"{path} is not valid YAML: {error}") from error
 
 
@@ -83,6 +84,8 @@ def _text_content(path: Path) -> dict[str, Any]:
         line = line.split("#")[0].strip()
         if not line:
             continue
+        if len(line) > LONGEST_LINE:
+            raise UsageError(f"{path}: a line of {len(line)} characters is no class: write one name a line")
         first = re.fullmatch(r"(\d+)[\s,]+(\d+)[\s,]+(\d+)[\s,]+(.+)", line)
         last = re.fullmatch(r"(.+?)[\s,:]+(\d+)[\s,]+(\d+)[\s,]+(\d+)", line)
         color = first.groups()[:3] if first else last.groups()[1:] if last else None
@@ -119,7 +122,7 @@ def _understood(content: dict[str, Any]) -> ClassesFile:
     values = _integers(content.get("values"), "values") or list(range(len(names)))
     ignored = _integers(content.get("ignore_index"), "ignore_index")
     if len(values) != len(names) or len(set(values)) < len(values):
-        raise UsageError(f'"values" must give each of the {len(names)} classes its own mask value, got {values}')
+        raise UsageError(f'"values" must give each of the {len(names)} classes its own mask value, got {shown(values)}')
     kept = [i for i, value in enumerate(values) if value not in ignored]
     classes = ClassSet(tuple(names[i] for i in kept), tuple(palette[i] for i in kept) if palette else ())
     table = {values[i]: place for place, i in enumerate(kept)} | dict.fromkeys(ignored, IGNORE)
@@ -146,7 +149,7 @@ def _palette(value: Any, names: int) -> list[Color]:
 def _integers(value: Any, key: str) -> list[int]:
     values = [] if value is None else value if isinstance(value, list) else [value]
     if not all(isinstance(item, int) and 0 <= item <= 255 for item in values):
-        raise UsageError(f'"{key}" must be integers in 0..255, got {value!r}')
+        raise UsageError(f'"{key}" must be integers in 0..255, got {shown(value)}')
     return values
 
 

@@ -40,7 +40,7 @@ class TimmBackbone(nn.Module):
     def __init__(self, name: str, strides: Sequence[int] = STRIDES, output_stride: int = 32) -> None:
         super().__init__()
         self.name, self.strides = name, tuple(strides)
-        dilated = {} if output_stride == 32 else {"output_stride": output_stride}
+        dilated: dict[str, Any] = {} if output_stride == 32 else {"output_stride": output_stride}
         probe = _probe(name, dilated)
         indices = _indices(name, probe, self.strides)
         self.net = timm.create_model(name, features_only=True, out_indices=indices, **dilated)
@@ -88,7 +88,7 @@ def _cut(net: nn.Module, last: str) -> None:
         net.blocks = blocks[: int(stage[1]) + 1]
 
 
-def _probe(name: str, dilated: dict[str, int]) -> dict[int, int]:
+def _probe(name: str, dilated: dict[str, Any]) -> dict[int, int]:
     """Strides of the maps the network can give, by timm's index, found without allocating its weights."""
     if not timm.is_model(name):
         raise unknown_backbone(name)
@@ -120,7 +120,7 @@ def _indices(name: str, have: dict[int, int], wanted: tuple[int, ...]) -> tuple[
     return tuple(deepest[s] for s in wanted)
 
 
-def _divisor(name: str, indices: tuple[int, ...], coarsest: int, dilated: dict[str, int]) -> int:
+def _divisor(name: str, indices: tuple[int, ...], coarsest: int, dilated: dict[str, Any]) -> int:
     """What height and width must be multiples of: 1, or the coarsest stride if only that works; tried on shapes."""
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True, out_indices=indices, **dilated).eval()

@@ -174,7 +174,7 @@ FAMILY = Family(
     names={
         f"{PREFIX}tf_efficientnet_lite0": "the best dense prediction cell (Chen et al., NeurIPS 2018) on any timm "
         "backbone",
-        f"{PREFIX}resnet18": "the same on ResNet-18; :cell=aspp is DeepLabv3+'s context module (Chen et al., ECCV 2018)",
+        f"{PREFIX}resnet18": "the same; with :cell=aspp DeepLabv3+'s context module (Chen et al., ECCV 2018)",
     },
     build=build,
     prefix=PREFIX,

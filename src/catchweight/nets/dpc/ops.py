@@ -19,9 +19,7 @@ class SeparableAtrous(nn.Module):
 
     def __init__(self, channels: int, filters: int, rates: tuple[int, int]) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            channels, channels, 3, padding=rates, dilation=rates, groups=channels, bias=False
-        )
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=rates, dilation=rates, groups=channels, bias=False)
         self.norm = SmallMapBatchNorm(channels)
         self.act = nn.ReLU(inplace=True)
         self.pointwise = ConvNormAct(channels, filters)

@@ -18,6 +18,7 @@ from ..backbones import TimmBackbone
 from ..encoder_decoder import EncoderDecoder
 from .layout import IMAGE, Layer, Layout, group_of, read_layout
 
+
 @torch.no_grad()
 def sort_channels(net: EncoderDecoder) -> None:
     """Reorder the backbone's channels in place, and what neck and auxiliary heads read of them.
@@ -47,26 +48,42 @@ def importance(layout: Layout) -> dict[str, Tensor]:
     """Scores (n,) of every group's channels; of the image and the inside of squeeze-and-excites there are none."""
     found = {}
     for group in dict.fromkeys(layer.gives for layer in layout.layers):
-        norms = [x.module for x in layout.layers if x.gives == group and isinstance(x.module, nn.BatchNorm2d)]
-        if norms:
-            found[group] = _root_mean_square(norms) * _reading(layout, group)
+        given = _given(layout, group)
+        if given:
+            found[group] = _read(layout, group, _root_mean_square(given))
     return found
 
 
+def _given(layout: Layout, group: str) -> list[nn.BatchNorm2d]:
+    """Norms of what the group's convolutions of all channels give: in a stage the terms of its residual sum."""
+    pairs = zip(layout.layers, layout.layers[1:], strict=False)
+    return [norm.module for conv, norm in pairs if norm.gives == group and _mixes(conv) and _is_norm(norm)]
+
+
+def _read(layout: Layout, group: str, given: Tensor) -> Tensor:
+    """Absolute folded weights that read each channel, each times the root mean square of what is read.
+
+    Where only the decoder reads, that of what is given.
+    """
+    total = torch.zeros_like(given)
+    inside: Layer | None = None  # the norm before, in the same block: its depthwise convolution's result is read
+    for layer, after in zip(layout.layers, layout.layers[1:], strict=False):
+        if _is_norm(layer):
+            inside = layer
+        elif layer.reads == group and _mixes(layer) and _is_norm(after):
+            here = inside is not None and inside.gives == group and inside.block == layer.block
+            scale = _root_mean_square([inside.module]) if inside is not None and here else given
+            total += scale * _folded(layer.module, after.module).abs().sum((0, 2, 3))
+    return total if bool(total.any()) else given
+
+
 def _root_mean_square(norms: list[nn.BatchNorm2d]) -> Tensor:
-    """By gain and offset: what a batch norm gives has this deviation and mean; blocks of a stage add up."""
+    """By gain and offset: what a batch norm gives has this deviation and mean; terms of a sum add up."""
     return torch.stack([norm.weight.square() + norm.bias.square() for norm in norms]).sum(0).sqrt()
 
 
-def _reading(layout: Layout, group: str) -> Tensor:
-    """Absolute folded weights that read each channel; 1 where only the decoder does."""
-    pairs = zip(layout.layers, layout.layers[1:], strict=False)
-    read = [
-        _folded(layer.module, after.module).abs().sum((0, 2, 3))
-        for layer, after in pairs
-        if layer.reads == group and _mixes(layer) and isinstance(after.module, nn.BatchNorm2d)
-    ]
-    return torch.stack(read).sum(0) if read else torch.ones(())
+def _is_norm(layer: Layer) -> bool:
+    return isinstance(layer.module, nn.BatchNorm2d)
 
 
 def _mixes(layer: Layer) -> bool:

@@ -106,8 +106,13 @@ def stage_of(group: str) -> int:
 
 
 def group_of(info: FeatureInfo, layout: Layout) -> str:
-    """The channel group of a feature map, which timm names after its stage: ``blocks.4``."""
-    return layout.stages[int(info.name.split(".")[1])]
+    """The channel group of a feature map."""
+    return layout.stages[stage_of_map(info)]
+
+
+def stage_of_map(info: FeatureInfo) -> int:
+    """The stage that gives a feature map, after which timm names it: ``blocks.4``."""
+    return int(info.name.split(".")[1])
 
 
 def _block_layers(name: str, path: str, block: Any, reads: str, gives: str, own: str) -> Iterator[Layer]:
@@ -162,4 +167,4 @@ def _unsupported(name: str, why: str) -> UsageError:
     return UsageError(f"backbone {name} cannot be made elastic: {why}. Those of EfficientNet's kind can: {KNOWN}")
 
 
-__all__ = ["IMAGE", "KNOWN", "Layer", "Layout", "group_of", "read_layout", "stage_of"]
+__all__ = ["IMAGE", "KNOWN", "Layer", "Layout", "group_of", "read_layout", "stage_of", "stage_of_map"]

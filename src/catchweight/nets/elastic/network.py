@@ -15,7 +15,7 @@ from torch import nn
 
 from ..backbones import TimmBackbone, load_weights
 from ..encoder_decoder import EncoderDecoder
-from ..segmentation import Family, NetSpec, SegmentationNet, Weights
+from ..segmentation import Family, NetSpec, Weights
 from .importance import sort_backbone
 from .layout import read_layout
 from .name import PREFIX, parse_options

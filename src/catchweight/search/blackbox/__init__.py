@@ -36,4 +36,14 @@ def strategy_named(name: str) -> BlackBox:
     return STRATEGIES[name]()
 
 
-__all__ = ["NSGA2", "STRATEGIES", "TPE", "BlackBox", "Evolution", "LocalSearch", "RandomSearch", "Turn", "strategy_named"]
+__all__ = [
+    "NSGA2",
+    "STRATEGIES",
+    "TPE",
+    "BlackBox",
+    "Evolution",
+    "LocalSearch",
+    "RandomSearch",
+    "Turn",
+    "strategy_named",
+]

@@ -14,7 +14,7 @@ from ...budget import Budget, Limit, measured
 from ...front import Arch, Candidate
 from ..reach import factor_over
 from .base import BlackBox
-from .turn import Turn
+from .turn import TRIES, Turn
 
 GENERATIONS = 20
 INITIAL_SHARE = 1 / 7
@@ -76,7 +76,7 @@ class Evolution(BlackBox):
             mother, father = rng.sample(best, 2)
             return decisions.crossover(mother.arch, father.arch, rng)
 
-        crossed = None if mutant or len(best) < 2 else turn.draw(cross, limit=limit)
+        crossed = None if mutant or len(best) < 2 else turn.draw(cross, TRIES // 10, limit)
         return crossed or turn.draw(mutate, limit=limit)
 
     def _limits(self, turn: Turn, first: int) -> list[Budget]:

@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ...budget import Cost, measured
@@ -81,7 +82,7 @@ class Ledger:
             study_name=problem.name,
             storage=self._storage,
             sampler=optuna.samplers.RandomSampler(),
-            directions=["maximize", *("minimize" for _ in problem.quantities)],
+            directions=directions(problem),
             load_if_exists=True,
         )
         self._watch = Watch()
@@ -187,6 +188,11 @@ class Ledger:
                 f'{self._problem.storage} holds a search "{self._problem.name}" with {key}={known.get(key)!r}, '
                 f"not {request[key]!r}: use another storage or name, or the same settings to go on"
             )
+
+
+def directions(problem: Problem) -> list[StudyDirection]:
+    """Of a trial's values: the score, then every limited cost."""
+    return [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] * len(problem.quantities))]
 
 
 def shown(decisions: Decisions, arch: Arch) -> tuple[dict[str, Any], dict[str, BaseDistribution]]:

@@ -19,9 +19,10 @@ from ...budget import measured
 from ...front import Arch, Candidate
 from ...spaces.decisions import Decision, Decisions, Indices
 from .base import BlackBox
+from .ledger import directions
 from .turn import Turn
 
-ASKS = 64
+ASKS = 24
 """Proposals of a sampler for one turn before another way is tried."""
 
 Values = dict[str, int]
@@ -53,9 +54,9 @@ class _Sampled(BlackBox):
         """What the sampler is told of an architecture."""
 
     def _laid_out(self, turn: Turn) -> optuna.Study:
-        problem = turn.problem
-        directions = ["maximize", *("minimize" for _ in problem.quantities)]
-        study: optuna.Study = turn.memo.setdefault("study", optuna.create_study(directions=directions))
+        if "study" not in turn.memo:
+            turn.memo["study"] = optuna.create_study(directions=directions(turn.problem))
+        study: optuna.Study = turn.memo["study"]
         told: set[int] = turn.memo.setdefault("told", set())
         for place, candidate in turn.done.items():
             if place not in told and candidate.score is not None:
@@ -157,6 +158,7 @@ class _ByPlace(optuna.samplers.NSGAIISampler):
     def __init__(self, size: int, seed: int, place: int) -> None:
         super().__init__(population_size=size, seed=seed)
         self._size, self._place = size, place
+        self._parents: dict[int, list[FrozenTrial]] = {0: []}
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
         return int(trial.user_attrs.get("place", self._place)) // self._size
@@ -164,6 +166,12 @@ class _ByPlace(optuna.samplers.NSGAIISampler):
     def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return [trial for trial in done if self.get_trial_generation(study, trial) == generation]
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        # Not kept in the study, where they would come back in another order than at first.
+        if generation not in self._parents:
+            self._parents[generation] = self.select_parent(study, generation)
+        return self._parents[generation]
 
 
 def distribution(decision: Decision) -> BaseDistribution:

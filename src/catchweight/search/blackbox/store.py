@@ -56,9 +56,7 @@ def _journal(path: Path) -> optuna.storages.BaseStorage:
     except OSError as error:
         raise CatchweightError(f"cannot open the search's journal {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise CatchweightError(
-            f"{path} is not a journal of a search ({error}): move it away to start anew"
-        ) from error
+        raise CatchweightError(f"{path} is not a journal of a search ({error}): move it away to start anew") from error
 
 
 def _cut_unfinished_line(path: Path) -> None:

@@ -55,7 +55,7 @@ class Prices:
         kept = f", {self._problem.headroom:.0%} of it kept free" if self._problem.headroom else ""
         return CatchweightError(
             f"none of {drawn} architectures drawn makes the budget {budgets}{kept}: the smallest cost seen is "
-            f"{figures}, {self._problem.over(cost):.3g}x what is allowed; allow more, or add smaller options to the space"
+            f"{figures}, {self._problem.over(cost):.3g}x what is allowed; allow more, or add smaller options"
         )
 
 
@@ -80,6 +80,11 @@ class Turn:
     prices: Prices
     rejected: Counter[str] = field(default_factory=Counter)
     memo: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> Budget:
+        """The budget that this candidate serves, where a strategy serves several in turn."""
+        return self.problem.limits[self.slot % len(self.problem.limits)]
 
     @property
     def scored(self) -> list[Candidate]:

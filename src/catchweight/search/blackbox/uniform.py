@@ -13,6 +13,8 @@ from .turn import Turn
 class RandomSearch(BlackBox):
     """Architectures drawn by :meth:`.Decisions.sample`, those over the budget and those known drawn again.
 
+    Several budgets are served in turn.
+
     Args:
         tries: draws for one candidate before the space counts as exhausted. Where less than about one in a
             thousand fits, ``evolution`` finds what this cannot.
@@ -22,4 +24,4 @@ class RandomSearch(BlackBox):
     name = "random"
 
     def propose(self, turn: Turn) -> Arch | None:
-        return turn.uniform(self.tries)
+        return turn.uniform(self.tries, turn.limit) or turn.uniform(self.tries)

@@ -77,7 +77,7 @@ def supernet(data: SegmentationData, settings: CoSearchSettings) -> CoSearch:
     """A new supernet with both sets of architecture parameters, on the GPU if there is one."""
     torch.manual_seed(settings.seed)
     space = FasterSegSpace(
-        len(data.classes), [settings.eval_size], layers=settings.layers, base=settings.base, widths=settings.widths,
+        len(data.classes), [settings.image_size], layers=settings.layers, base=settings.base, widths=settings.widths,
         width=settings.width,
     )  # fmt: skip
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format

@@ -33,9 +33,11 @@ class HalfLoader(TrainLoader):
         half: int,
         cache: PixelCache | None,
     ) -> None:
-        super().__init__(
-            data, phase.size, phase.batch, settings.augment, settings.seed + half, cache, workers=settings.workers
-        )
+        # A loader's zoom of 1 shows the whole image, so a crop at the image's own scale is a larger one.
+        zoom = settings.image_size[0] / phase.size[0]
+        low, high = settings.augment.scale
+        augment = settings.augment.model_copy(update={"scale": (zoom * low, zoom * high)})
+        super().__init__(data, phase.size, phase.batch, augment, settings.seed + half, cache, workers=settings.workers)
         order = np.random.default_rng(settings.seed).permutation(len(self.records))
         mine = sorted(order[half::PAIR].tolist())
         if len(order) < PAIR:

@@ -221,10 +221,11 @@ class Searching(Phase):
         self.data, self.latency, search.latency = data, latency, latency
         self.adam = torch.optim.Adam(search.architecture, settings.arch_lr, betas=settings.arch_betas)
         self.controller = LambdaController(settings.latency_weight, settings.window_ms)
-        self.validation = EvalLoader(data, "val", settings.eval_size, 8, cache, workers=settings.workers)
+        self.validation = EvalLoader(data, "val", settings.image_size, 8, cache, workers=settings.workers)
 
     def batches(self) -> Iterator[tuple[Batch, Batch]]:
-        return pairs(*self.loaders, self.progress.epoch, self.progress.step)
+        first, second = self.loaders
+        return pairs(first, second, self.progress.epoch, self.progress.step)
 
     def step(self, batch: tuple[Batch, Batch]) -> float:
         for_weights, for_architecture = batch

@@ -36,10 +36,11 @@ class CoSearchSettings(Config):
     """Weights only, at the widest, the narrowest and two random widths."""
     search: PhaseSettings = PhaseSettings(epochs=30, batch=2, size=(224, 448), lr=0.01)
     """Weights and architectures in turns."""
-    augment: Augment = Augment(scale=(1.5, 2.5), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
-    """A zoom of 2 shows a quarter of an image: half its resolution if the image is four times as high as the crop."""
-    eval_size: tuple[int, int] = (512, 1024)
-    """Height and width at which validation images are scored."""
+    image_size: tuple[int, int] = (512, 1024)
+    """Height and width at which validation images are scored and from which training crops are cut; half of the
+    originals', as published."""
+    augment: Augment = Augment(scale=(0.75, 1.25), brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    """Random changes; a scale of 1 is that of ``image_size``."""
     eval_every: int = Field(default=1, ge=1)
     """Search epochs between validations; the last epoch is always validated."""
     lr_decay: float = Field(default=0.978, gt=0, le=1)

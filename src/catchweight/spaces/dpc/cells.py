@@ -83,7 +83,8 @@ class Cells(Decisions):
 
     def size(self) -> int:
         """Number of different cells, times that of everything else."""
-        return different_cells(self.cell_options.branches, self.cell_options.operations) * Decisions(self._others).size()
+        options = self.cell_options
+        return different_cells(options.branches, options.operations) * Decisions(self._others).size()
 
     def mutate(self, arch: Mapping[str, Any], rng: random.Random, rate: float = 0.1) -> Arch:
         mutant = super().mutate(arch, rng, rate)

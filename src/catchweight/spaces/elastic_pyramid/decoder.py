@@ -40,7 +40,11 @@ class ElasticInputs(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         levels = [lateral(x) for lateral, x in zip(self.laterals, maps, strict=True)]
         for level in range(FINEST + len(levels), self.coarsest.value + 1):
-            levels.append(halve(levels[-1] if level > FINEST + len(maps) else self.beyond(maps[-1])))
+            if level == FINEST + len(maps):
+                assert self.beyond is not None
+                levels.append(halve(self.beyond(maps[-1])))
+            else:
+                levels.append(halve(levels[-1]))
         return levels
 
 

@@ -10,6 +10,8 @@ from ...nets.layers import round_channels
 
 FINEST = 2
 """The finest level is fixed: stride 4, where the logits are."""
+COARSEST_MAP = 5
+"""Level of the backbone's last map; coarser ones are pooled."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Options:
                 raise UsageError(f"{name} are shares of the published size above 0 with 1 among them, but got {shares}")
         if not self.neck or min(self.neck) <= 0:
             raise UsageError(f"neck has positive shares of the published width, one or more, but got {self.neck}")
-        if not self.coarsest or min(self.coarsest) < 5 or max(self.coarsest) > 9:
+        if not self.coarsest or min(self.coarsest) < COARSEST_MAP or max(self.coarsest) > 9:
             raise UsageError(f"coarsest levels lie between 5 and 9, but got {self.coarsest}")
         if self.repeats is not None and not 1 <= self.repeats[0] <= self.repeats[1]:
             raise UsageError(f"repeats are the fewest and the most layers, 1 or more, but got {self.repeats}")
@@ -73,4 +75,4 @@ class Options:
         return tuple(sorted({round_channels(published * share) for share in self.neck}))
 
 
-__all__ = ["FINEST", "Options"]
+__all__ = ["COARSEST_MAP", "FINEST", "Options"]

@@ -30,7 +30,8 @@ class SlicedConv(nn.Conv2d):
 
     def __init__(self, like: nn.Conv2d, channels_out: Channels) -> None:
         super().__init__(
-            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
+            like.in_channels, like.out_channels, _pair(like.kernel_size), _pair(like.stride),
+            like.padding if isinstance(like.padding, str) else _pair(like.padding), _pair(like.dilation),
             like.groups, like.bias is not None, device="meta",
         )  # fmt: skip
         self.weight, self.bias = like.weight, like.bias
@@ -100,6 +101,11 @@ class SlicedNorm(nn.BatchNorm2d):
         mean.lerp_(x.mean((0, 2, 3)).to(mean.dtype), step)
         spread = (x - mean.float().view(1, -1, 1, 1)).square().mean((0, 2, 3))
         var.lerp_(spread.to(var.dtype), step)
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    rows, columns = values
+    return rows, columns
 
 
 def sliced(module: Any, channels: Channels) -> SlicedConv | SlicedNorm:

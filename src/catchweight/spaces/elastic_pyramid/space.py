@@ -9,8 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from ...nets.elastic import Shape, build_member, default_decoder, member_name, published, sort_channels
+from ...nets.elastic.layout import stage_of_map
 from ...nets.elastic.shape import STEM
 from ...nets.encoder_decoder import Decoder
+from ...nets.heads import WeightedHead
+from ...nets.necks import BiFPN
 from ...nets.segmentation import FeatureInfo, NetSpec, Weights
 from ...targets.shape_trace import shape_trace
 from ...targets.trace import Trace
@@ -21,17 +24,17 @@ from ..structure import mixed, scored
 from .backbone import open_backbone, width_name
 from .decoder import SlicedHead, for_inputs, open_neck
 from .options import FINEST, Options
-from .signatures import MemberBlocks
+from .signatures import MemberBlocks, Structure
 
 
 class ElasticPyramid(SegmentationSpace):
     """A timm backbone of EfficientNet's kind under a BiFPN; (B, 3, H, W) -> (B, K, H, W).
 
-    Open are the stem's and every stage's width, every stage's depth and expansion, the BiFPN's coarsest level, width and
-    layers, and the input size. The largest member has the backbone as published; its pretrained channels are reordered
-    once, the most important first, so that smaller members start from the best part (sorting as in Once-for-All, Cai et
-    al., ICLR 2020; the plan is ESeg's, Meng et al., 2022). Members are the networks ``elastic/<backbone>:...``, whose
-    parameters and buffers have the names that they have here.
+    Open are the stem's and every stage's width, every stage's depth and expansion, the BiFPN's coarsest level, width
+    and layers, and the input size. The largest member has the backbone as published; its pretrained channels are
+    reordered once, the most important first, so that smaller members start from the best part (sorting as in
+    Once-for-All, Cai et al., ICLR 2020; the plan is ESeg's, Meng et al., 2022). Members are the networks
+    ``elastic/<backbone>:...``, whose parameters and buffers have the names that they have here.
 
     Args:
         classes: number of classes K.
@@ -66,8 +69,10 @@ class ElasticPyramid(SegmentationSpace):
         open_backbone(net.backbone, known, options)
         self.coarsest: Choice[int] = Choice(sorted(set(options.coarsest)), name="coarsest")
         self.coarsest.kind = "level"
+        assert isinstance(net.neck, BiFPN)
+        assert isinstance(net.head, WeightedHead)
         open_neck(net.neck, Width(necks, name="neck"), self.coarsest, least)
-        self._blocks = MemberBlocks()
+        self._blocks = MemberBlocks([stage_of_map(info) for info in net.backbone.info])
         self.pretrained, self.published, self.decoder = net.pretrained, known, largest
         self.backbone, self.neck, self.head = net.backbone, net.neck, SlicedHead(net.head)
 
@@ -76,14 +81,15 @@ class ElasticPyramid(SegmentationSpace):
         return self.backbone.info
 
     def logits(self, x: Tensor) -> Tensor:
-        levels = self.neck.inputs(self.backbone(x))
+        levels: list[Tensor] = self.neck.inputs(self.backbone(x))
         mixture = self.coarsest.mixture
         if mixture is None:
             return scored(self._decoded(levels), self.coarsest)
         return mixed([self._decoded(levels[: option - FINEST + 1]) for option in self.coarsest.options], mixture)
 
     def _decoded(self, levels: list[Tensor]) -> Tensor:
-        return self.head(self.neck.layers(levels))
+        result: Tensor = self.head(self.neck.layers(levels))
+        return result
 
     def network_name(self, arch: Mapping[str, Any]) -> str:
         return member_name(self.published, self.shape(arch), self.member_decoder(arch))
@@ -108,7 +114,7 @@ class ElasticPyramid(SegmentationSpace):
         self, arch: Mapping[str, Any], size: Size, batch: int = 1, precision: str = "fp32"
     ) -> list[Placed]:
         classify_first = self.spec.classes <= arch["neck"]  # see LinearHead
-        structure = (arch["coarsest"], arch.get("repeats"), classify_first, tuple(size), batch)
+        structure = Structure(arch["coarsest"], arch.get("repeats"), classify_first, (size[0], size[1]), batch)
         deepest = {name: self.choices()[name][-1] for name in arch if name.startswith("depth")}
 
         def trace() -> Trace:

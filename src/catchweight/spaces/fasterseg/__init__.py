@@ -7,7 +7,7 @@ from .latency import DECOUPLED, FasterSegLatency
 from .lattice import Edge, Lattice, Node
 from .logits import ArchitectureLogits, Values, at_width, even, plain, random_widths
 from .parts import OpTimes, Part, parts
-from .space import ROLES, FasterSegSpace
+from .space import ROLES, FasterSegSpace, fasterseg_space
 from .supernet import PAIRS, PREDICTIONS, Ends
 from .times import MeasuredTimes, predicted_times
 
@@ -31,6 +31,7 @@ __all__ = [
     "candidates",
     "derive",
     "even",
+    "fasterseg_space",
     "parts",
     "plain",
     "predicted_times",

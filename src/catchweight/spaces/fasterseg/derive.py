@@ -62,7 +62,7 @@ def candidates(lattice: Lattice, end: int) -> list[Halvings]:
         return [()]
     if end == 16:
         return [(first,) for first in range(2, last)]
-    pairs = [(first, second) for second in range(2, last) for first in range(2, second - 2)]
+    pairs: list[Halvings] = [(first, second) for second in range(2, last) for first in range(2, second - 2)]
     return pairs or [(1, 3)]
 
 
@@ -104,7 +104,7 @@ def _removed(odds: list[list[float]], halvings: Halvings) -> set[int]:
     skipped = [layer for layer in range(layers) if _best(odds[layer]) == 0 and layer not in halvings]
     forbidden = set(_needed(odds, halvings, skipped))
     fewest = round(layers / 3) + 2 * len(halvings)
-    surest = sorted(skipped, key=lambda layer: -odds[layer][0])[: layers - fewest]
+    surest = sorted(skipped, key=lambda layer: -odds[layer][0])[: max(0, layers - fewest)]
     return set(surest) - forbidden
 
 

@@ -101,7 +101,8 @@ class FasterSegLatency:
 
     def _fixed_parts(self) -> list[Part]:
         """Of all pairs together."""
-        scale, found = self.lattice.channels, []
+        found: list[Part] = []
+        scale = self.lattice.channels
         for ends in self.pairs:
             found += stem_parts(self.stem, scale, self.size)
             found += [lift(self.head, scale, self.size, stride) for end in ends for stride in (8, 16) if stride < end]

@@ -109,7 +109,7 @@ class Lift(nn.Sequential):
 
 
 class Join(nn.Sequential):
-    def forward(self, up: Tensor, fine: Tensor) -> Tensor:
+    def forward(self, up: Tensor, fine: Tensor) -> Tensor:  # type: ignore[override]
         y: Tensor = super().forward(torch.cat([up, fine], dim=1))
         return y
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -138,10 +139,10 @@ class FasterSegSpace(SegmentationSpace):
     # --- The architectures
 
     def decisions(self) -> Decisions:
-        return self._decisions
+        return self._architectures
 
     @cached_property
-    def _decisions(self) -> Decisions:
+    def _architectures(self) -> Decisions:
         found = [
             Decision("ends", tuple(_text(ends) for ends in PAIRS)),
             Decision(DEEP, tuple(_text(path) for path in self._paths[DEEP])),
@@ -224,6 +225,13 @@ class FasterSegSpace(SegmentationSpace):
         return sum(map(part_parameters, parts(config, size, self.spec.classes, self.spec.width)))
 
 
+def fasterseg_space(
+    classes: int, sizes: Sequence[Size], *, backbone: str = "", weights: str | Path = "none"
+) -> FasterSegSpace:
+    """The published space, as the table of spaces makes it: there is no backbone, and nothing is pretrained."""
+    return FasterSegSpace(classes, sizes)
+
+
 _ALONE = (
     'a FasterSeg does not run inside its supernet and inherits no weights: take subnet(arch, "fresh") and train it, '
     "or search by gradient (search.gradient.co_search)"
@@ -242,4 +250,4 @@ def _one_hot(op: str) -> list[float]:
     return [float(name == op) for name in OPS]
 
 
-__all__ = ["ROLES", "FasterSegSpace"]
+__all__ = ["ROLES", "FasterSegSpace", "fasterseg_space"]

@@ -113,8 +113,7 @@ class DistillStep(nn.Module):
         self.loss = loss
         self.terms = terms = how.terms
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        if terms.layers and not terms.layer_pairs:
-            raise UsageError("layers asks for layerwise imitation, but layer_pairs names no layers")
+        require_sense(terms)
         features = feature_pairs(net, how.teacher) if terms.features or terms.cwd_features else []
         self.count = len(features)
         self.pairs = [*features, *(terms.layer_pairs if terms.layers else ())]
@@ -128,7 +127,7 @@ class DistillStep(nn.Module):
             logits = self.net.train_logits(seen(self.net, images, masks.shape[-2:], self.memory_format))
         taught, theirs = self.teacher(images)
         maps = [(fit(mine[a]), theirs[b]) for fit, (a, b) in zip(self.adapters, self.pairs, strict=True)]
-        total = logits[0].new_zeros((), dtype=torch.float32)
+        total = self._of_maps(maps[: self.count], maps[self.count :])
         if terms.labels:
             total = total + terms.labels * self.loss(logits, masks)
         if terms.kl:
@@ -136,11 +135,12 @@ class DistillStep(nn.Module):
             total = total + terms.kl * pixel_kl(logits[0], taught, terms.kl_temperature, terms.kl_reduction, valid)
         if terms.cwd:
             total = total + terms.cwd * channel_kl(logits[0], taught, terms.cwd_temperature)
-        return total + self._of_maps(maps[: self.count], maps[self.count :])
+        return total
 
-    def _of_maps(self, features: Maps, layers: Maps) -> Tensor | float:
+    def _of_maps(self, features: Maps, layers: Maps) -> Tensor:
         """The terms on inner maps, each the mean over its pairs."""
-        terms, total = self.terms, 0.0
+        terms = self.terms
+        total = torch.zeros((), device=self.net.mean.device)
         if terms.features:
             total = total + terms.features * mean(imitation(*pair, terms.relative) for pair in features)
         if terms.cwd_features:
@@ -157,6 +157,14 @@ class DistillStep(nn.Module):
         return [(have[a], want[b]) for a, b in self.pairs]
 
 
+def require_sense(terms: DistillTerms) -> None:
+    """Raises UsageError for terms that leave nothing to compare."""
+    if terms.layers and not terms.layer_pairs:
+        raise UsageError("layers asks for layerwise imitation, but layer_pairs names no layers")
+    if not any((terms.kl, terms.cwd, terms.cwd_features, terms.features, terms.layers)):
+        raise UsageError("only the labels have a weight: leave the teacher out, or weigh kl, cwd, features or layers")
+
+
 def mean(values: Iterable[Tensor]) -> Tensor:
     """Mean of scalars."""
     return torch.stack(list(values)).mean()
@@ -166,6 +174,7 @@ def adapter(channels: int, wanted: int) -> nn.Conv2d:
     """A 1x1 convolution; between equal channel counts it begins as the identity."""
     made = nn.Conv2d(channels, wanted, 1)
     if channels == wanted:
+        assert made.bias is not None, "a convolution has one unless told otherwise"
         nn.init.dirac_(made.weight)
         nn.init.zeros_(made.bias)
     return made

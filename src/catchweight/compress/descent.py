@@ -1,0 +1,90 @@
+"""From a whole network to one at a latency: groups, block latencies, HALP's schedule and the landing."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from ..errors import CatchweightError
+from ..files import write_json
+from ..targets import Target
+from ..train import Recipe
+from ..train.optim import build_optimizer
+from ..train.setup import build_fabric
+from .channels import Groups
+from .groups import PROBE, find_groups
+from .landing import Landing, Scales, land
+from .latency import ChannelCosts, predicted_costs
+from .schedule import HalpSettings, Loss, Pruner, Say, restore, save, schedule
+from .tables import VARIANTS, blocks_target, pruning_predictor
+
+N = TypeVar("N", bound=nn.Module)
+
+
+def descend(
+    net: N,
+    loss_of: Callable[[N], Loss],
+    size: tuple[int, int],
+    target: Target,
+    limit: float,
+    recipe: Recipe,
+    settings: HalpSettings,
+    folder: Path,
+    latency_ms: float,
+    *,
+    variants: int = VARIANTS,
+    table: Path | None = None,
+    say: Say = print,
+) -> tuple[N, Landing]:
+    """A pruned copy of ``net`` whose measured latency is within ``limit`` ms if that can be, and how it came there.
+
+    Args:
+        net: trained; left as it is.
+        loss_of: the loss of each iteration, for the copy.
+        size: (H, W) in pixels at which latency counts.
+        recipe: its optimiser and device are used.
+        folder: takes ``step.pt``, ``steps.json`` and ``table/``; called again with it, the job goes on.
+        latency_ms: of ``net``, measured.
+        variants, table: see :func:`.pruning_predictor`.
+
+    Raises:
+        CatchweightError: no channel can be pruned, the latency is out of reach, or the network cannot be traced.
+    """
+    device = build_fabric(recipe).device
+    subject = copy.deepcopy(net).requires_grad_(True).cpu()
+    groups = _groups(subject, size, settings.first)
+    predictor = pruning_predictor(
+        subject, groups, size, target, folder / "table", variants=variants, table=table, say=say
+    )
+    say(f"predict: {predictor.error}")
+    place = blocks_target(target)
+    costs = ChannelCosts(
+        subject, groups.groups, size, predicted_costs(predictor), batch=place.batch, precision=place.precision
+    )
+    subject.to(device)
+    optimizer = build_optimizer(subject, recipe.model_copy(update={"lr": recipe.lr * settings.lr}))
+    pruner = Pruner(subject, groups, costs, loss_of(subject), optimizer, settings, recipe.clip)
+    checkpoint = folder / "step.pt"
+    restore(pruner, checkpoint)
+    if recipe.channels_last:
+        subject.to(memory_format=torch.channels_last)
+    scales = Scales(net, target, size, latency_ms)
+    # One factor from predicted to measured, found on the network as it is; the landing corrects what it misses.
+    ratio = scales.of(subject) / pruner.predicted
+    schedule(pruner, limit / ratio, say, lambda: save(pruner, checkpoint))
+    landing = land(pruner, scales, limit, say)
+    write_json(folder / "steps.json", pruner.state.history)
+    return subject.cpu().eval(), landing
+
+
+def _groups(net: nn.Module, size: tuple[int, int], first: bool) -> Groups:
+    """Found at a small size, which is quick; a network that takes its own size alone is tried at that."""
+    try:
+        return find_groups(net, PROBE, first=first)
+    except CatchweightError:
+        return find_groups(net, size, first=first)

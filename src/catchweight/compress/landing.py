@@ -1,0 +1,117 @@
+"""The last step of a pruning: onto the latency that was asked for, as measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from ..targets import Target
+from ..targets.measure import distinguishable, interleaved
+from .schedule import Pruner, Say
+
+SECONDS, VERDICT_SECONDS = 2.5, 6.0
+"""Time limits for one measurement on the way and for the last one."""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where a pruning ended, before fine-tuning: latency as measured, importance kept, units of every group."""
+
+    latency_ms: float
+    share: float
+    widths: dict[str, tuple[int, int]]
+    tried: list[dict[str, float]]
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Landing:
+        widths = {name: (int(before), int(after)) for name, (before, after) in value["widths"].items()}
+        return cls(value["latency_ms"], value["share"], widths, value["tried"])
+
+
+class Scales:
+    """Measures pruned networks in turns with the unpruned one, so that a slow minute of the machine tells nothing.
+
+    Args:
+        net: unpruned.
+        latency_ms: of ``net``, measured alone and at length.
+    """
+
+    def __init__(self, net: nn.Module, target: Target, size: tuple[int, int], latency_ms: float) -> None:
+        self.target, self.size, self.latency_ms = target, size, latency_ms
+        self._whole = target.prepare(net, size)
+
+    def of(self, net: nn.Module, seconds: float = SECONDS) -> float:
+        """Latency in ms: the ratio to the unpruned network, times what that takes."""
+        whole, pruned = interleaved([self._whole, self.target.prepare(net, self.size)], seconds)
+        return self.latency_ms * distinguishable(whole, pruned).ratio
+
+
+def land(pruner: Pruner, scales: Scales, limit: float, say: Say) -> Landing:
+    """Train one more interval, then solve and measure until the latency is right, and prune so.
+
+    Predictions are scaled by what the measurements say. Where no solution comes near enough, the slowest one within
+    the limit is taken, and where there is none, the fastest.
+
+    Raises:
+        OutOfReachError: the least widths are predicted to be over the limit.
+    """
+    interval = pruner.train_interval()
+    now, settings = scales.of(pruner.net), pruner.settings
+    aim = limit * (1 - settings.close / 2)
+    predicted = pruner.predicted * min(1.0, aim / now)
+    tried: list[tuple[float, dict[str, int]]] = []
+    for attempt in range(settings.attempts):
+        widths = pruner.plan(interval, predicted)
+        if any(widths == known for _, known in tried):
+            break
+        tried.append((scales.of(pruner.preview(interval, widths)), widths))
+        latency = tried[-1][0]
+        say(f"land: attempt {attempt + 1} measures {latency:.2f} ms for {limit:g} ms")
+        if limit * (1 - settings.close) <= latency <= limit:
+            break
+        predicted *= aim / latency
+    within = [found for found in tried if found[0] <= limit]
+    latency, widths = max(within, key=lambda found: found[0]) if within else min(tried, key=lambda found: found[0])
+    pruner.apply(interval, widths)
+    return Landing(
+        latency, pruner.state.share, {name: (pruner.full[name], units) for name, units in pruner.groups.widths.items()},
+        [{"latency_ms": ms} for ms, _ in tried],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Both networks measured in turns at the end."""
+
+    before_ms: float
+    after_ms: float
+    limit_ms: float
+    faster: str
+
+    @property
+    def met(self) -> bool:
+        return self.after_ms <= self.limit_ms
+
+    def message(self, score: float, before: float) -> str:
+        told = (
+            f"{self.after_ms:.2f} ms instead of {self.before_ms:.2f} ms ({self.faster}), mIoU {score:.4f} instead of "
+            f"{before:.4f}"
+        )
+        if self.met:
+            return f"within {self.limit_ms:g} ms: {told}"
+        return f"MISSED {self.limit_ms:g} ms: {told}. On a machine that is busy, the same command measures again"
+
+
+def verdict(
+    before: nn.Module, after: nn.Module, target: Target, size: tuple[int, int], limit: float
+) -> Verdict:  # fmt: skip
+    """Measure the network as it came and as it is now; what counts is the measured latency of the latter."""
+    sessions = [target.prepare(net, size) for net in (before, after)]
+    one, other = interleaved(sessions, VERDICT_SECONDS)
+    return Verdict(one.median_ms, other.median_ms, limit, str(distinguishable(one, other)))

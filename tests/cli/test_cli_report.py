@@ -1,0 +1,102 @@
+"""``report``, ``runs`` and ``watch`` from the command line, and what a signal does to a command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from catchweight.cli import main
+from catchweight.run import Run
+
+REQUEST = {"data": "street", "budget": "latency<=5ms", "target": "onnxruntime:cpu", "threads": 1}
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run a command; returns (exit code, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def make(folder, score: float) -> Run:
+    run = Run(folder, REQUEST)
+    best = {"arch": {"network": f"net {score}"}, "cost": {"latency_ms": 4.0}, "score": score, "note": "chosen"}
+    (folder / "front.json").write_text(json.dumps({"candidates": [best]}))
+    run.stage("measure", lambda: best)
+    return run
+
+
+def test_runs_lists_them_with_state_score_and_budget(cli, tmp_path):
+    make(tmp_path / "a [bold]run[/bold]", 0.512)
+    Run(tmp_path / "begun", REQUEST)
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "run.json").write_text('{"format": 7}')
+    code, out, _ = cli("runs", tmp_path)
+    assert code == 0
+    for words in (
+        "[bold]run[/bold]",
+        "finished",
+        "0.512",
+        "4.00 ms",
+        "latency<=5ms",
+        "stopped",
+        "unreadable",
+        "format 7",
+    ):
+        assert words in out, words
+    assert cli("runs", tmp_path / "nowhere")[0] == 1
+    (tmp_path / "empty").mkdir()
+    assert "no run below" in cli("runs", tmp_path / "empty")[1]
+
+
+def test_report_of_one_run_and_of_several(cli, tmp_path):
+    for name, score in (("a", 0.5), ("b", 0.6)):
+        make(tmp_path / name, score)
+    code, out, _ = cli("report", tmp_path / "a")
+    assert (code, out.strip()) == (0, str(tmp_path / "a" / "report.html"))
+    code, out, _ = cli("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "new" / "c.html")
+    assert code == 0
+    page = (tmp_path / "new" / "c.html").read_text(encoding="utf-8")
+    assert "net 0.5" in page
+    assert "net 0.6" in page
+
+
+@pytest.mark.parametrize("arguments", [("watch", "nowhere"), ("report", "nowhere"), ("report", "nowhere", "either")])
+def test_what_is_no_run_is_refused(cli, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli(*arguments)
+    assert code == 1
+    assert "is not a run folder" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_with_one_line(number, code):
+    program = (
+        "import sys, time, catchweight.cli.systems as s\nfrom catchweight.cli import main\n"
+        "import catchweight.cli.app as a\n"
+        "def wait():\n print('waiting', flush=True)\n time.sleep(60)\n"
+        "a.app.command(name='wait')(wait)\nsys.argv = ['catchweight', 'wait']\nmain()\n"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
+        assert process.stdout.readline() == "waiting\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert err.strip() == "catchweight: stopped; the same command goes on from here"

@@ -1,0 +1,223 @@
+"""The whole job on drawn scenes: from a trained network to a measured verdict, by function and by command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import catchweight.compress.halp as job
+from catchweight.cli import main
+from catchweight.compress import HalpSettings, load_pruned, prune, prune_module, save_pruned
+from catchweight.compress.halp import latency_limit
+from catchweight.data import SegmentationData, open_data
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError, UsageError
+from catchweight.files import read_json
+from catchweight.nets import SegmentationNet, build_network, load_network, save_network
+from catchweight.nets.shrink import shapes
+from catchweight.targets import Target
+from catchweight.targets.predictor import LEAST
+from catchweight.train import Recipe, train
+
+SIZE = (64, 64)
+RECIPE = Recipe(epochs=1, batch=4, size=SIZE, lr=2e-3, warmup=0.0, tensorboard=False, workers=0)
+SETTINGS = HalpSettings(steps=2, interval=2, attempts=3, close=0.5)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("pruning"), {"train": 8, "val": 4}, SIZE)
+
+
+@pytest.fixture(scope="module")
+def data(scenes: Path) -> SegmentationData:
+    return open_data(scenes)
+
+
+@pytest.fixture(scope="module")
+def target() -> Target:
+    return Target.parse("onnxruntime:cpu", threads=1)
+
+
+def network(classes: int) -> SegmentationNet:
+    torch.manual_seed(0)
+    return build_network("ffnet_22s_bcc_mobile", classes, width=0.5)
+
+
+@pytest.fixture(scope="module")
+def pruned(
+    tmp_path_factory: pytest.TempPathFactory, data: SegmentationData, target: Target
+) -> tuple[Path, float, list[str]]:
+    """One job that is killed after its first step and called again: its folder, the limit, and what it said."""
+    folder = tmp_path_factory.mktemp("job")
+    net = network(len(data.classes))
+    limit = 0.7 * target.measure(net, SIZE, seconds=1).median_ms
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.startswith("prune: step 1") and sum(one.startswith("prune: step 1") for one in lines) == 1:
+            raise KeyboardInterrupt
+
+    def call() -> None:
+        prune(
+            net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "run", settings=SETTINGS, variants=LEAST,
+            table=folder / "none", say=say, quiet=True,
+        )  # fmt: skip
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    call()
+    return folder / "run", limit, lines
+
+
+def test_the_result_is_smaller_measured_and_told(pruned: tuple[Path, float, list[str]], data: SegmentationData) -> None:
+    folder, limit, _ = pruned
+    result = read_json(folder / "result.json")
+    assert result["limit_ms"] == pytest.approx(limit, abs=1e-5)
+    assert result["met"] == (result["latency_ms"] <= result["limit_ms"])
+    assert result["message"].startswith("within" if result["met"] else "MISSED")
+    assert 0 < result["kept"] < 1
+    assert any(after < before for before, after in result["widths"].values())
+    net, meta = load_network(folder / "model.pt")
+    whole = network(len(data.classes))
+    assert sum(p.numel() for p in net.parameters()) < sum(p.numel() for p in whole.parameters())
+    assert tuple(meta["size"]) == SIZE
+    assert meta["pruned"]["limit_ms"] == result["limit_ms"]
+
+
+def test_what_was_done_is_not_done_again(pruned: tuple[Path, float, list[str]]) -> None:
+    lines = pruned[2]
+    assert sum(line.startswith("start:") for line in lines) == 1
+    assert sum(line.startswith("profile:") for line in lines) == LEAST
+    assert sum(line.startswith("prune: step 1") for line in lines) == 1
+
+
+def test_a_pruned_network_trains_on_and_resumes(
+    pruned: tuple[Path, float, list[str]], data: SegmentationData, tmp_path: Path
+) -> None:
+    ends = []
+    for name, pauses in (("straight", ()), ("paused", (1,))):
+        for until in (*pauses, None):
+            net, _ = load_network(pruned[0] / "model.pt")
+            recipe = RECIPE.model_copy(update={"epochs": 2})
+            train(net, data, recipe, tmp_path / name, until_epoch=until, quiet=True)
+        ends.append(net.state_dict())
+    assert all(torch.equal(one, ends[1][name]) for name, one in ends[0].items())
+
+
+def test_another_request_is_refused(
+    pruned: tuple[Path, float, list[str]], data: SegmentationData, target: Target
+) -> None:
+    with pytest.raises(CatchweightError, match="limit_ms"):
+        prune(network(len(data.classes)), data, target, "latency<=0.01ms", RECIPE, pruned[0], settings=SETTINGS)
+
+
+def test_a_network_that_is_quick_enough_is_left_alone(data: SegmentationData, target: Target, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="ask for less"):
+        prune(network(len(data.classes)), data, target, "latency<=60s", RECIPE, tmp_path, say=lambda line: None)
+
+
+def test_only_latency_is_a_limit() -> None:
+    assert latency_limit("latency<=10ms") == 10
+    for wrong in ("params<=1M", "latency<=10ms, params<=1M"):
+        with pytest.raises(UsageError, match="works towards a latency"):
+            latency_limit(wrong)
+
+
+class Classifier(nn.Module):
+    """A user's own network: images to class scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
+        self.body = nn.Sequential(nn.Conv2d(16, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(),
+                                  nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU())  # fmt: skip
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(x)).mean((2, 3)))
+
+
+def test_any_module_is_pruned_saved_and_loaded(
+    pruned: tuple[Path, float, list[str]], target: Target, tmp_path: Path
+) -> None:
+    net = Classifier()
+
+    def loss(net: nn.Module, iteration: int) -> Tensor:
+        generator = torch.Generator().manual_seed(iteration)
+        labels = torch.randint(0, 3, (4,), generator=generator)
+        images = torch.randn(4, 3, *SIZE, generator=generator) + labels[:, None, None, None]
+        return F.cross_entropy(net(images), labels)
+
+    limit = 0.6 * target.measure(net, SIZE, seconds=1).median_ms
+    small, landing = prune_module(
+        net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=pruned[0] / "table",
+        say=lambda line: None,
+    )  # fmt: skip
+    assert shapes(net) == shapes(Classifier())
+    assert landing.widths["body.0"][1] < 64 or landing.widths["body.3"][1] < 64
+    save_pruned(tmp_path / "small.pt", small, {"labels": ["a", "b", "c"]})
+    again, meta = load_pruned(tmp_path / "small.pt", Classifier)
+    image = torch.randn(1, 3, *SIZE)
+    assert torch.allclose(again(image), small.eval()(image), atol=1e-6)  # the memory format differs
+    assert meta == {"labels": ["a", "b", "c"]}
+    with pytest.raises(CatchweightError, match="no .* that could be pruned|do not fit"):
+        load_pruned(tmp_path / "small.pt", lambda: nn.Conv2d(3, 3, 1))
+    (tmp_path / "bad.pt").write_bytes(b"not a file of ours")
+    with pytest.raises(CatchweightError, match="cannot load"):
+        load_pruned(tmp_path / "bad.pt", Classifier)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
+    try:
+        main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_the_command_prunes_exports_and_says_whether_it_was_met(
+    pruned: tuple[Path, float, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    data: SegmentationData, target: Target, scenes: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    net = network(len(data.classes))
+    save_network(tmp_path / "net.pt", net, {"size": list(SIZE), "classes": data.classes.to_json()})
+    limit = 0.7 * target.measure(net, SIZE, seconds=1).median_ms
+    code = command(
+        monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms", "--out",
+        tmp_path / "run", "--threads", 1, "--steps", 1, "--epochs", 1, "--variants", 0, "--table",
+        pruned[0] / "table", "--set", "prune.interval=1", "--set", "prune.close=0.5", "--set", "train.batch=4",
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    result = read_json(tmp_path / "run" / "prune" / "result.json")
+    assert code == (0 if result["met"] else 1)
+    assert "pruned channels" in said
+    assert (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_the_command_refuses_what_makes_no_sense(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scenes: Path, tmp_path: Path
+) -> None:
+    save_network(tmp_path / "net.pt", network(3), {"size": list(SIZE)})
+    common = ("compress", tmp_path / "net.pt", "--data", scenes, "--out", tmp_path / "run")
+    assert command(monkeypatch, *common) == 2
+    assert "compress what?" in capsys.readouterr().err
+    assert command(monkeypatch, *common, "--prune", "latency<=1ms", "--method", "halpp") == 2
+    assert 'did you mean "halp"' in capsys.readouterr().err
+    assert command(monkeypatch, *common, "--prune", "latency<=1ms") == 1
+    assert "give the data it was trained on" in capsys.readouterr().err
+
+
+def test_losses_repeat_from_anywhere(data: SegmentationData) -> None:
+    net = network(len(data.classes))
+    forth, back = (job.SegmentationLosses(data, RECIPE, net, None) for _ in range(2))
+    first = [float(forth(net, number).detach()) for number in range(4)]
+    assert [float(back(net, number).detach()) for number in (3, 1)] == [first[3], first[1]]
