@@ -57,5 +57,6 @@ def test_every_page_is_in_the_navigation_and_every_link_leads_somewhere():
     listed = {page for entry in site["nav"] for page in entry.values()}
     assert listed == {page.name for page in PAGES}
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", prose):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"

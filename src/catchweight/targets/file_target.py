@@ -13,7 +13,7 @@ from torch import nn
 
 from ..budget import Cost
 from ..errors import CatchweightError, UsageError
-from .graph import to_onnx
+from .graph import fixed_input, to_onnx
 from .measure import Session
 from .quantized import is_quantized, quantize_for_latency
 from .target import Target
@@ -64,6 +64,8 @@ class FileTarget(Target):
         with tempfile.TemporaryDirectory() as folder:
             path = self._exported(network, size, Path(folder))
             if self.precision == "int8" and not is_quantized(path):
+                if size is None and fixed_input(path)[1] is None:
+                    raise UsageError(f"{path} takes any size: give the size (H, W) to measure at")
                 path = quantize_for_latency(path, Path(folder) / "int8.onnx", self.batch, size)
             yield path
 

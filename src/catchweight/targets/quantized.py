@@ -155,7 +155,7 @@ def quantize_for_latency(path: Path, out: Path, batch: int = 1, size: tuple[int,
     Raises:
         CatchweightError: the file cannot be read or quantised.
     """
-    model = prepare_graph(path, batch, size or (224, 224))
+    model = prepare_graph(path, batch, size)
     shape = [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim]
     rng = np.random.default_rng(0)
     images = (rng.standard_normal(shape, dtype=np.float32) for _ in range(_NOISE_IMAGES))
