@@ -7,9 +7,13 @@ without it the folder ``shared/data`` beside the repository is used.
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
+
+# A test run started in the background ignores Ctrl-C, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CATCHWEIGHT_DATA", REPOSITORY.parent / "shared" / "data"))

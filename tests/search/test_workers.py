@@ -21,7 +21,7 @@ from search_problems import work
 from catchweight.search.blackbox.worker import Watch, at_work, beating, new_claim
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["search_problems"])
+CONTEXT.set_forkserver_preload(["catchweight.search"])  # imported once, before the workers are forked
 
 WAIT_S = 250
 """Until a test gives up on a process; no test waits that long unless something is broken."""
