@@ -5,9 +5,10 @@
     python benchmarks/quantize.py measure --threads 1 2
 
 ``make`` quantises each checkpoint (``NAME=FILE``) in a run folder of its own; networks named under ``--untrained`` get
-random weights, and for them only latency means anything. ``measure`` times every float file and its int8 file in turns,
-for each number of threads: run it while nothing else runs. Both go on where they stopped. Writes ``quantize.json`` and
-``quantize.md``.
+random weights, and for them only latency means anything. A verdict needs a quiet machine: with ``--calibrate-only`` it
+does what comes before the first latency, and the same call without it goes on from there. ``measure`` times every
+float file and its int8 file in turns, for each number of threads. Both go on where they stopped. Writes
+``quantize.json`` and ``quantize.md``.
 """
 
 from __future__ import annotations
@@ -57,16 +58,31 @@ def make(name: str, results: dict[str, Any], options: argparse.Namespace, work: 
     """One row, unless it is there."""
     if name not in results["rows"]:
         folder = options.runs / name.replace("/", "_")
-        results["rows"][name] = {"name": name, "folder": str(folder), "latency": {}, **work(folder)}
+        try:
+            results["rows"][name] = {"name": name, "folder": str(folder), "latency": {}, **work(folder)}
+        except Later:
+            print(f"{name}: calibrated", flush=True)
         save(results, options.out)
 
 
 def trained(path: Path, data: SegmentationData, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     target = Target.parse(RUNTIME, threads=options.threads[0])
     settings = QuantizeSettings(seconds=options.seconds)
-    result = quantize(path, data, target=target, tolerance=options.tolerance, folder=folder, settings=settings)
+    timer = stop if options.calibrate_only else None
+    result = quantize(
+        path, data, target=target, tolerance=options.tolerance, folder=folder, settings=settings, timer=timer
+    )
     files = {"float": str(result.float_file), "int8": str(result.file)}
     return {"trained": True, "files": files, "verdict": result.to_json()}
+
+
+class Later(Exception):  # noqa: N818 - not an error
+    """What is left needs a quiet machine."""
+
+
+def stop(plain: Path, int8: Path) -> Latency:
+    """A timer that leaves timing for later."""
+    raise Later
 
 
 def untrained(name: str, data: SegmentationData, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -107,7 +123,7 @@ def markdown(results: dict[str, Any]) -> str:
     print_ = next((one["fingerprint"] for row in results["rows"].values() for one in row["latency"].values()), None)
     head = f"{print_['processor']}, {print_['runtime']}, batch 1, interleaved medians.\n\n" if print_ else ""
     columns = "".join(f" float, int8 ms ({count} threads) | speedup (95 %) |" for count in threads)
-    title = f"| network |{columns} float mIoU | int8 mIoU | points lost | float layers | verdict |\n"
+    title = f"| network |{columns} val mIoU float | int8 | points lost | float layers | verdict |\n"
     rule = "|---|" + "---:|---:|" * len(threads) + "---:|---:|---:|---:|---|\n"
     return head + title + rule + "\n".join(line(row, threads) for row in results["rows"].values()) + "\n"
 
@@ -118,14 +134,10 @@ def line(row: dict[str, Any], threads: list[str]) -> str:
     if verdict is None:
         return "| " + " | ".join([*cells, "untrained", "", "", "", ""]) + " |"
     scored = verdict["int8_miou"] is not None
-    lost = f"{100 * (verdict['float_miou'] - verdict['int8_miou']):+.2f}" if scored else ""
-    told = "accepted" if verdict["accepted"] else verdict["reason"]
-    int8 = f"{verdict['int8_miou']:.4f}" if scored else ""
-    return (
-        "| "
-        + " | ".join([*cells, f"{verdict['float_miou']:.4f}", int8, lost, str(len(verdict["kept_float"])), told])
-        + " |"
-    )
+    cells += [f"{verdict['float_miou']:.4f}", f"{verdict['int8_miou']:.4f}" if scored else ""]
+    cells.append(f"{100 * (verdict['float_miou'] - verdict['int8_miou']):+.2f}" if scored else "")
+    cells += [str(len(verdict["kept_float"])), "accepted" if verdict["accepted"] else verdict["reason"]]
+    return "| " + " | ".join(cells) + " |"
 
 
 def timed(one: dict[str, Any] | None) -> tuple[str, str]:
@@ -142,6 +154,7 @@ def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
     makes, measures = steps.add_parser("make"), steps.add_parser("measure")
+    makes.add_argument("--calibrate-only", action="store_true")
     makes.add_argument("data", type=Path)
     makes.add_argument("checkpoints", nargs="*", metavar="NAME=FILE")
     makes.add_argument("--untrained", nargs="+", default=[], metavar="NETWORK")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import torch.nn.functional as F
 from test_halp_latency import stair_costs
 from torch import Tensor, nn
 
-from catchweight.compress import HalpSettings, OutOfReachError, find_groups
+from catchweight.compress import Groups, HalpSettings, OutOfReachError, find_groups
 from catchweight.compress.latency import ChannelCosts, CostModel
 from catchweight.compress.schedule import Pruner, restore, save, schedule, targets
 from catchweight.errors import CatchweightError
-from catchweight.nets import build_network
+from catchweight.nets import SegmentationNet, build_network
 
 SIZE = (64, 64)
 
@@ -30,11 +31,20 @@ def loss(net: nn.Module, iteration: int) -> Tensor:
     )
 
 
-def pruner(method: str = "halp-refined", **changes: object) -> Pruner:
+def network() -> SegmentationNet:
     torch.manual_seed(0)
-    net = build_network("ffnet_22s_bcc_mobile", 4, width=0.25)
-    groups = find_groups(net)
-    costs = ChannelCosts(net, groups.groups, SIZE, CostModel(stair_costs))
+    return build_network("timm/test_resnet+fpn:width=32,levels=2-3", 4)
+
+
+@cache
+def knowledge() -> tuple[Groups, ChannelCosts]:
+    """Groups and costs of the network: the same for every pruning of it."""
+    groups = find_groups(network())
+    return groups, ChannelCosts(network(), groups.groups, SIZE, CostModel(stair_costs))
+
+
+def pruner(method: str = "halp-refined", **changes: object) -> Pruner:
+    net, (groups, costs) = network(), knowledge()
     values = {"method": method, "steps": 4, "interval": 2, **changes}
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3)
     return Pruner(net, groups, costs, loss, optimizer, HalpSettings.model_validate(values))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
+from analytic_table import analytic_table
 from torch import Tensor, nn
 
 import catchweight.compress.halp as job
 from catchweight.cli import main
-from catchweight.compress import HalpSettings, load_pruned, prune, prune_module, save_pruned
+from catchweight.compress import HalpSettings, PruneResult, landing, load_pruned, prune, prune_module, save_pruned
 from catchweight.compress.halp import latency_limit
 from catchweight.data import SegmentationData, open_data
 from catchweight.data.scenes import make_scenes
@@ -21,7 +23,6 @@ from catchweight.files import read_json
 from catchweight.nets import SegmentationNet, build_network, load_network, save_network
 from catchweight.nets.shrink import shapes
 from catchweight.targets import Target
-from catchweight.targets.predictor import LEAST
 from catchweight.train import Recipe, train
 
 SIZE = (64, 64)
@@ -46,12 +47,26 @@ def target() -> Target:
 
 def network(classes: int) -> SegmentationNet:
     torch.manual_seed(0)
-    return build_network("ffnet_22s_bcc_mobile", classes, width=0.5)
+    return build_network("timm/test_resnet+fpn:width=32,levels=2-3", classes)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def glances() -> Iterator[None]:
+    """Measuring as exactly as for a real verdict would take most of the time here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(landing, "SECONDS", 0.3)
+        patch.setattr(landing, "VERDICT_SECONDS", 0.3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory, data: SegmentationData, target: Target) -> Path:
+    return analytic_table(network(len(data.classes)), SIZE, target, tmp_path_factory.mktemp("table"))
 
 
 @pytest.fixture(scope="module")
 def pruned(
-    tmp_path_factory: pytest.TempPathFactory, data: SegmentationData, target: Target
+    tmp_path_factory: pytest.TempPathFactory, data: SegmentationData, target: Target, table: Path
 ) -> tuple[Path, float, list[str]]:
     """One job that is killed after its first step and called again: its folder, the limit, and what it said."""
     folder = tmp_path_factory.mktemp("job")
@@ -66,8 +81,8 @@ def pruned(
 
     def call() -> None:
         prune(
-            net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "run", settings=SETTINGS, variants=LEAST,
-            table=folder / "none", say=say, quiet=True,
+            net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "run", settings=SETTINGS, variants=0,
+            table=table, say=say, quiet=True,
         )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
@@ -94,7 +109,6 @@ def test_the_result_is_smaller_measured_and_told(pruned: tuple[Path, float, list
 def test_what_was_done_is_not_done_again(pruned: tuple[Path, float, list[str]]) -> None:
     lines = pruned[2]
     assert sum(line.startswith("start:") for line in lines) == 1
-    assert sum(line.startswith("profile:") for line in lines) == LEAST
     assert sum(line.startswith("prune: step 1") for line in lines) == 1
 
 
@@ -145,9 +159,7 @@ class Classifier(nn.Module):
         return self.head(self.body(self.stem(x)).mean((2, 3)))
 
 
-def test_any_module_is_pruned_saved_and_loaded(
-    pruned: tuple[Path, float, list[str]], target: Target, tmp_path: Path
-) -> None:
+def test_any_module_is_pruned_saved_and_loaded(table: Path, target: Target, tmp_path: Path) -> None:
     net = Classifier()
 
     def loss(net: nn.Module, iteration: int) -> Tensor:
@@ -158,7 +170,7 @@ def test_any_module_is_pruned_saved_and_loaded(
 
     limit = 0.6 * target.measure(net, SIZE, seconds=1).median_ms
     small, landing = prune_module(
-        net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=pruned[0] / "table",
+        net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=table,
         say=lambda line: None,
     )  # fmt: skip
     assert shapes(net) == shapes(Classifier())
@@ -185,7 +197,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
 
 
 def test_the_command_prunes_exports_and_says_whether_it_was_met(
-    pruned: tuple[Path, float, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     data: SegmentationData, target: Target, scenes: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     net = network(len(data.classes))
@@ -194,7 +206,7 @@ def test_the_command_prunes_exports_and_says_whether_it_was_met(
     code = command(
         monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms", "--out",
         tmp_path / "run", "--threads", 1, "--steps", 1, "--epochs", 1, "--variants", 0, "--table",
-        pruned[0] / "table", "--set", "prune.interval=1", "--set", "prune.close=0.5", "--set", "train.batch=4",
+        table, "--set", "prune.interval=1", "--set", "prune.close=0.5", "--set", "train.batch=4",
     )  # fmt: skip
     said = capsys.readouterr().out
     result = read_json(tmp_path / "run" / "prune" / "result.json")
@@ -221,3 +233,29 @@ def test_losses_repeat_from_anywhere(data: SegmentationData) -> None:
     forth, back = (job.SegmentationLosses(data, RECIPE, net, None) for _ in range(2))
     first = [float(forth(net, number).detach()) for number in range(4)]
     assert [float(back(net, number).detach()) for number in (3, 1)] == [first[3], first[1]]
+
+
+@pytest.mark.slow
+def test_with_a_table_profiled_on_this_device(data: SegmentationData, target: Target, tmp_path: Path) -> None:
+    """Nothing taken for granted: prunings of the network are profiled here, and a killed profile goes on."""
+    torch.manual_seed(0)
+    net = build_network("ffnet_22s_bcc_mobile", len(data.classes), width=0.5)
+    recipe = RECIPE.model_copy(update={"size": (128, 160)})
+    limit = 0.7 * target.measure(net, recipe.size).median_ms
+    lines: list[str] = []
+
+    def call() -> PruneResult:
+        return prune(
+            net, data, target, f"latency<={limit:.6f}ms", recipe, tmp_path / "run", settings=SETTINGS, variants=12,
+            table=tmp_path / "none", say=say, quiet=True,
+        )  # fmt: skip
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert call().latency_ms < limit / 0.7
+    assert sum(line.startswith("profile:") for line in lines) == 12

@@ -10,7 +10,19 @@ import torch
 
 from catchweight.spaces.fasterseg import Lattice
 from catchweight.systems import run_check
-from catchweight.systems.fasterseg import FULL, QUICK, Unzoomed, collapse_score, paired_share, settings_of, wins_needed
+from catchweight.systems.fasterseg import (
+    FULL,
+    QUICK,
+    Unzoomed,
+    aimed,
+    collapse_score,
+    counted_times,
+    paired_share,
+    settings_of,
+    target_ms,
+    wins_needed,
+)
+from catchweight.targets.target import Target
 
 
 def record(lattice: Lattice, op: int, width: int) -> dict[str, Any]:
@@ -37,6 +49,20 @@ def test_arms_differ_in_what_is_compared_alone() -> None:
     differing = {key for key in plain["coupled"] if plain["coupled"][key] != plain["unweighted"][key]}
     assert differing == {"latency_weight"}
     assert {found.seed for found in arms.values()} == {3}
+
+
+def test_search_is_aimed_at_a_latency_of_this_device() -> None:
+    """Window, lambda and reference move together: the loss per share of the latency stays the published one."""
+    published, here = FULL.settings, aimed(FULL.settings, 1.5)
+    assert sum(here.window_ms) / 2 == pytest.approx(1.5)
+    for settings in (published, here):
+        middle = sum(settings.window_ms) / 2
+        assert settings.latency_weight * middle == pytest.approx(0.0608, rel=1e-3)
+        assert settings.window_ms[0] / middle == pytest.approx(0.9394, rel=1e-3)
+        assert settings.reference_ms / middle == pytest.approx(1.365, rel=1e-3)
+    assert aimed(FULL.settings, 1.5) == here
+    aim = target_ms(QUICK, 4, counted_times(Target.parse("onnxruntime:cpu"), Path("unused")))
+    assert 0 < aim < 1
 
 
 def test_sizes_are_those_of_the_catalog() -> None:

@@ -52,6 +52,7 @@ def test_the_chain_costs_by_hand() -> None:
     assert costs.in_macs().total({"6": 497}) < costs.in_macs().total({})
 
 
+@pytest.mark.slow
 def test_quick_check_runs_every_part_and_goes_on(tmp_path: Path) -> None:
     result = run_check("halp", quick=True, out=tmp_path)
     assert result.passed is None

@@ -29,7 +29,7 @@ from ..train.batches import endless
 from ..train.epoch import step_seed
 from ..train.step import Objective, Step
 from .descent import descend
-from .landing import Landing, verdict
+from .landing import Landing, alone, verdict
 from .schedule import HalpSettings, Say
 from .tables import VARIANTS
 
@@ -185,7 +185,7 @@ class _Job:
         return Landing.from_json(self.run.stage("landing", landing.to_json))
 
     def _start(self) -> dict[str, Any]:
-        measured = self.target.measure(self.net, self.size)
+        measured = alone(self.net, self.target, self.size)
         score = self.score(self.net)
         self.say(f"start: {measured.median_ms:.2f} ms on {self.target}, mIoU {score:.4f}")
         return {"latency_ms": measured.median_ms, "score": score, "notes": list(measured.notes)}

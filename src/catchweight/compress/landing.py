@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..targets import Target
-from ..targets.measure import distinguishable, interleaved
+from ..targets.measure import Measurement, distinguishable, interleaved
 from .schedule import Pruner, Say
 
 SECONDS, VERDICT_SECONDS = 2.5, 6.0
@@ -34,6 +34,11 @@ class Landing:
         return cls(value["latency_ms"], value["share"], widths, value["tried"])
 
 
+def alone(net: nn.Module, target: Target, size: tuple[int, int]) -> Measurement:
+    """Latency of a network by itself, measured at length."""
+    return target.measure(net, size, VERDICT_SECONDS)
+
+
 class Scales:
     """Measures pruned networks in turns with the unpruned one, so that a slow minute of the machine tells nothing.
 
@@ -46,9 +51,9 @@ class Scales:
         self.target, self.size, self.latency_ms = target, size, latency_ms
         self._whole = target.prepare(net, size)
 
-    def of(self, net: nn.Module, seconds: float = SECONDS) -> float:
+    def of(self, net: nn.Module) -> float:
         """Latency in ms: the ratio to the unpruned network, times what that takes."""
-        whole, pruned = interleaved([self._whole, self.target.prepare(net, self.size)], seconds)
+        whole, pruned = interleaved([self._whole, self.target.prepare(net, self.size)], SECONDS)
         return self.latency_ms * distinguishable(whole, pruned).ratio
 
 

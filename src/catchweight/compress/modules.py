@@ -17,7 +17,7 @@ from ..run import Run
 from ..targets import Target
 from ..train import Recipe
 from .descent import descend
-from .landing import Landing
+from .landing import Landing, alone
 from .schedule import HalpSettings, Loss, Say
 from .tables import VARIANTS
 
@@ -67,7 +67,7 @@ def prune_module(
     }  # fmt: skip
     run = Run(folder, request)
     with run.locked():
-        latency = run.stage("start", lambda: {"latency_ms": target.measure(net, size).median_ms})["latency_ms"]
+        latency = run.stage("start", lambda: {"latency_ms": alone(net, target, size).median_ms})["latency_ms"]
         if latency <= limit_ms:
             raise UsageError(f"the network takes {latency:.2f} ms as it is, within {limit_ms:g} ms: ask for less")
         return descend(

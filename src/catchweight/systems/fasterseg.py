@@ -22,7 +22,7 @@ from ..nets.fasterseg.ops import Zoomed, plain
 from ..nets.ffnet.blocks import conv_bn
 from ..nets.segmentation import SegmentationNet
 from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, co_search, pretrain
-from ..spaces.fasterseg import Lattice, MeasuredTimes, OpTimes
+from ..spaces.fasterseg import ROLES, FasterSegLatency, Lattice, MeasuredTimes, OpTimes, even
 from ..spaces.fasterseg.derive import likeliest_halvings, nodes_along
 from ..spaces.fasterseg.parts import part_parameters
 from ..targets.counts import count_macs
@@ -235,6 +235,27 @@ def settings_of(protocol: Protocol, arm: str, seed: int) -> CoSearchSettings:
     return protocol.settings.model_copy(update=changes)
 
 
+def aimed(settings: CoSearchSettings, target_ms: float) -> CoSearchSettings:
+    """The same search for another device and size: latencies count in shares of the one that is aimed at.
+
+    The published window lies around its middle, and lambda times that middle stays what it was.
+    """
+    factor = target_ms / (sum(settings.window_ms) / 2)
+    changes = {
+        "window_ms": tuple(factor * ms for ms in settings.window_ms),
+        "latency_weight": settings.latency_weight / factor,
+        "reference_ms": settings.reference_ms * factor,
+    }
+    return settings.model_copy(update=changes)
+
+
+def target_ms(protocol: Protocol, classes: int, times: OpTimes) -> float:
+    """Half of what the evenly mixed supernet is expected to take at full width; the same for all arms."""
+    lattice, head = _lattice(protocol), ROLES["student"]
+    latency = FasterSegLatency(lattice, protocol.settings.latency_size, classes, times, stem=head, head=head)
+    return float(latency(even(lattice))) / 2
+
+
 def _lattice(protocol: Protocol) -> Lattice:
     settings = protocol.settings
     return Lattice(settings.layers, settings.base, settings.widths, settings.width)
@@ -242,10 +263,12 @@ def _lattice(protocol: Protocol) -> Lattice:
 
 def _searched(context: CheckContext, protocol: Protocol, arm: str, seed: int) -> CoSearchResult:
     """The arms of one seed start from the same pre-trained supernet."""
-    settings, folder = settings_of(protocol, arm, seed), context.folder / "searches"
+    folder = context.folder / "searches"
 
     def work() -> dict[str, Any]:
         times = protocol.times(Target.parse("onnxruntime:cpu", threads=THREADS), context.folder / "op_times.json")
+        aim = target_ms(protocol, len(context.need_data().classes), times)
+        settings = aimed(settings_of(protocol, arm, seed), aim)
         said: dict[str, Any] = {"cache": context.cache, "say": lambda line: print(f"{arm} {seed}: {line}", flush=True)}
         weights = pretrain(context.need_data(), settings, folder / f"pretrain-seed{seed}", **said)
         return co_search(

@@ -75,15 +75,15 @@ class Protocol:
 FULL = Protocol()
 QUICK = replace(
     FULL,
-    size=(64, 64),
-    width=0.25,
+    network="ffnet_22s_bcc_mobile",
     seeds=(0,),
     accuracy_seeds=(0,),
-    base=FULL.base.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4, "size": (64, 64)}),
-    tune=FULL.tune.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4, "size": (64, 64)}),
+    base=FULL.base.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
+    tune=FULL.tune.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
     variants=10,
     iterations=2,
-    accuracy_latency=0.6,
+    latency=0.8,
+    accuracy_latency=0.7,
     steps=2,
     interval=2,
 )
