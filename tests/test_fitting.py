@@ -23,6 +23,8 @@ from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, p
 from catchweight.front import Front
 from catchweight.nets import load_network
 
+pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again
+
 TINY = (
     "search.strategy=whole",
     "search.networks=[timm/test_efficientnet+fpn]",

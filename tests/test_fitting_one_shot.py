@@ -22,6 +22,8 @@ from catchweight.fitting.job import read_budgets
 from catchweight.front import Front
 from catchweight.nets import load_network
 
+pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again
+
 TINY = (
     "search.backbone=test_efficientnet",
     "search.scales=[1.0]",
