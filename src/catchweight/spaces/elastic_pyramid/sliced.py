@@ -43,8 +43,10 @@ class SlicedConv(nn.Conv2d):
             x = pad_same(x, list(self.kernel_size), list(self.stride), list(self.dilation))
         depthwise = self.groups > 1
         width = x.shape[1] if depthwise else present(self.channels_out)
-        weight = self.weight[:width] if depthwise else self.weight[:width, : x.shape[1]]
-        bias = None if self.bias is None else self.bias[:width]
+        weight, bias = self.weight, self.bias
+        if width < self.out_channels or x.shape[1] < self.in_channels:
+            weight = weight[:width] if depthwise else weight[:width, : x.shape[1]]
+            bias = None if bias is None else bias[:width]
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, width if depthwise else 1)
 
 
@@ -76,8 +78,12 @@ class SlicedNorm(nn.BatchNorm2d):
         assert self.running_mean is not None
         assert self.running_var is not None
         width = x.shape[1]
-        mean, var = self.running_mean[:width], self.running_var[:width]
-        weight, bias = self.weight[:width], self.bias[:width]
+        mean, var = self.running_mean, self.running_var
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
+        if width < self.num_features:
+            mean, var = mean[:width], var[:width]
+            weight, bias = weight[:width], bias[:width]
         if not self.training:
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
         if x.numel() // width >= self.fewest:
