@@ -4,7 +4,8 @@
 
 Profiles random relatives of the project's networks for ``--minutes`` (a table of its own, under ``--work``), then
 measures 100 others, drawn with another seed: 80 random ESeg, ESeg-Lite and FFNet variants and 20 pyramids over timm
-backbones that no profiled network has. Killed, it goes on. Nothing is tuned on the 100.
+backbones that no profiled network has. Killed, it goes on. Nothing is tuned on the 100. All milliseconds hold for the
+machine's usual pace (``Measurement.steady_ms``): a shared machine is up to twice as slow for seconds at a time.
 """
 
 from __future__ import annotations
@@ -57,11 +58,17 @@ def _macs(networks: list[ProfiledNetwork]) -> np.ndarray:
 
 
 def measure(
-    table: LatencyTable, variants: list[Variant], minutes: float | None, exported: Path, console: Console
+    table: LatencyTable,
+    variants: list[Variant],
+    exported: Path,
+    console: Console,
+    *,
+    minutes: float | None,
+    seconds: float,
 ) -> dict:
     """Profile into ``table``; every network told as it comes."""
     report = profile(
-        table, [variant.subject() for variant in variants], minutes=minutes, keep=exported,
+        table, [variant.subject() for variant in variants], minutes=minutes, seconds=seconds, keep=exported,
         told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
     )  # fmt: skip
     return {"new": report.new, "known": report.known, "left": report.left, "seconds": round(report.seconds, 1),
@@ -87,11 +94,11 @@ def main() -> None:
     if asked.export_only:
         export_all(target, [variant.subject() for variant in mine + theirs], exported)
         return
-    profiled = measure(known, mine, asked.minutes, exported, console)
-    tested = measure(test, theirs, None, exported, console)
+    profiled = measure(known, mine, exported, console, minutes=asked.minutes, seconds=1.5)
+    tested = measure(test, theirs, exported, console, minutes=None, seconds=1.5)
     predictor = LatencyPredictor(known)
-    rows = []
-    for network in test.networks:
+    rows, usual = [], known.networks[0].usual_ms
+    for network in (network.at(usual) if usual else network for network in test.networks):
         predicted = predictor.signatures(network.signatures)
         rows.append({
             "network": network.label, "size": list(network.size), "measured_ms": network.whole_ms,

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from catchweight.compress.quantize import QuantizeSettings, quantize
+from catchweight.compress.quantize.calibrate import METHODS
 from catchweight.compress.quantize.settings import Latency, Recipe
 from catchweight.compress.quantize.trials import PLAIN, Trials
 from catchweight.data import SegmentationData, open_data
@@ -67,7 +68,7 @@ def make(name: str, results: dict[str, Any], options: argparse.Namespace, work: 
 
 def trained(path: Path, data: SegmentationData, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     target = Target.parse(RUNTIME, threads=options.threads[0])
-    settings = QuantizeSettings(seconds=options.seconds)
+    settings = QuantizeSettings(methods=tuple(METHODS), seconds=options.seconds)
     timer = stop if options.calibrate_only else None
     result = quantize(
         path, data, target=target, tolerance=options.tolerance, folder=folder, settings=settings, timer=timer

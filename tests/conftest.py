@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,14 @@ def _needs(folder: Path, mark: str) -> pytest.MarkDecorator:
         not (folder / mark).exists(),
         reason=f"the {folder.name} data set is not at {folder}: set CATCHWEIGHT_DATA to the folder that holds it",
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests learn of the machine while it is busy with tests is nothing to remember."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CATCHWEIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 needs_camvid = _needs(CAMVID, "classes.json")

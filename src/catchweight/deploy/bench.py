@@ -14,8 +14,9 @@ from rich.table import Table
 
 from ..errors import UsageError
 from ..targets.graph import fixed_input
-from ..targets.measure import Comparison, Measurement, Session, distinguishable, interleaved
+from ..targets.measure import Comparison, Measurement, distinguishable, interleaved
 from ..targets.onnxruntime_target import OnnxRuntimeCpu
+from ..targets.rounds import Session
 from ..targets.target import default_threads
 from .segmenter import Segmenter
 

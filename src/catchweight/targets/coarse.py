@@ -90,7 +90,7 @@ def profile_whole(
         try:
             net = subject.build()
             found = blocks(trace(net, subject.size, table.target.batch), table.target.precision)
-            ms = table.target.measure(net, subject.size, seconds).median_ms
+            ms = table.target.measure(net, subject.size, seconds).steady_ms
             table.add(subject, [block.signature for block in found], ms)
             text = f"{subject.label} at {subject.size[0]}x{subject.size[1]}: {ms:.2f} ms"
         except CatchweightError as error:

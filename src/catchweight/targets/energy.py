@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .measure import Session
+    from .rounds import Session
 
 POWERCAP = Path("/sys/class/powercap")
 

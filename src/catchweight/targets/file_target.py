@@ -14,8 +14,8 @@ from torch import nn
 from ..budget import Cost
 from ..errors import CatchweightError, UsageError
 from .graph import fixed_input, to_onnx
-from .measure import Session
 from .quantized import is_quantized, quantize_for_latency
+from .rounds import Session
 from .target import Target
 
 

@@ -4,51 +4,22 @@ from __future__ import annotations
 
 import gc
 import math
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from statistics import median
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from .affinity import pinned
-from .conditions import Conditions, clock_notes
-from .reference import reference as reference_kernel
-from .waits import undisturbed
+from .conditions import clock_notes
+from .rounds import Round, Rounds, Session, Turn, rounds
 
 PRECISION = 0.02
 """A median is known when half of its 95 % interval is at most this share of it."""
 
-_SETTLE = 0.003  # seconds of untimed runs that warm the caches at the beginning of a turn
-_QUIET, _LONGEST_QUIET = 0.001, 0.06  # seconds: see _quieten
-_TURN = 0.02  # seconds of timed runs in one session's turn
-_TURN_RUNS = 5
 _NOISY_SPREAD = 0.3
-_DISTURBED_TURNS = 0.1
 _REFERENCE_SPREAD = 0.3
 _REFERENCE_TURNS = 4
-
-
-class Session(Protocol):
-    """A network ready to run: its buffers exist, a run costs nothing but the run."""
-
-    runtime: str
-    threads: int
-    batch: int
-
-    def run(self) -> object:
-        """One batch through the network."""
-
-    def ready(self) -> AbstractContextManager[None]:
-        """The surroundings in which ``run`` is timed, e.g. this session's number of threads."""
-
-
-@runtime_checkable
-class SelfTimed(Protocol):
-    """A session that knows its time better than our clock does, e.g. by events on a GPU."""
-
-    def timed_run(self) -> float:
-        """One run; its seconds."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +34,7 @@ class Measurement:
         notes: what the reader should know, e.g. that the machine was noisy.
         turns: the median of each turn, in order; sessions measured together have them in pairs.
         reference_ms: median of the reference kernel (``reference.py``) that took turns with the session, or None.
+        usual_ms: what the reference kernel usually takes on this device (``pace.py``), or None.
         relative: how many times as long as the reference kernel, median over turns in pairs: comparable between
             quiet and slow minutes, and between machines of one kind.
         disturbed: whether something else than the session took the machine's time, as the notes say.
@@ -81,6 +53,7 @@ class Measurement:
     notes: tuple[str, ...] = ()
     turns: tuple[float, ...] = field(default=(), repr=False)
     reference_ms: float | None = None
+    usual_ms: float | None = None
     relative: float | None = None
     disturbed: bool = False
     conditions: tuple[str, ...] = ()
@@ -95,6 +68,13 @@ class Measurement:
         return 1000 * self.batch / self.median_ms
 
     @property
+    def steady_ms(self) -> float:
+        """Milliseconds at the machine's usual pace: what tables learn from, since paces of other minutes differ."""
+        if self.relative is None or self.usual_ms is None:
+            return self.median_ms
+        return self.relative * self.usual_ms
+
+    @property
     def noisy(self) -> bool:
         """Whether the machine was disturbed, the median is not known to within 2 %, or runs scatter by over 30 %."""
         return self.disturbed or self._uncertain
@@ -105,7 +85,13 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the single turns; an unknown interval is null."""
-        values = {**asdict(self), "spread": self.spread, "noisy": self.noisy, "notes": list(self.notes)}
+        values = {
+            **asdict(self),
+            "steady_ms": self.steady_ms,
+            "spread": self.spread,
+            "noisy": self.noisy,
+            "notes": list(self.notes),
+        }
         values["conditions"] = list(self.conditions)
         del values["turns"]
         if not math.isfinite(self.high_ms):
@@ -147,25 +133,29 @@ def interleaved(
     Repeats until every session has ``min_runs`` timed runs and the 95 % interval of its median is within 2 %,
     or until ``seconds`` per session have passed (each session has one turn at least, whatever it takes).
     A turn is up to five runs back to back, as in serving, after untimed ones that warm the caches; it begins when
-    the worker threads of the session before have gone to sleep. A turn during which other processes had the cores is
-    taken again while there is time. No garbage is collected meanwhile.
+    the worker threads of the session before have gone to sleep. Rounds during which other processes had the cores, or
+    the machine was slower than it usually is, do not count (:mod:`.rounds`); a measurement with many of them takes
+    up to three times as long. No garbage is collected meanwhile.
 
     Args:
-        reference: whether a fixed small kernel takes a turn in each round, which tells the machine's own drift.
+        reference: whether a fixed small kernel runs between turns, which tells the machine's own pace.
         cpus: cores to pin this process to meanwhile.
 
     Raises:
         UsageError: cores that this process may not use.
     """
-    kernels = {place: reference_kernel(*place) for place in dict.fromkeys(map(_place, sessions))} if reference else {}
-    everything: list[Session] = [*kernels.values(), *sessions]
+
+    def enough(good: Sequence[Round]) -> bool:
+        return all(_known(good, number, min_runs) for number in range(len(sessions)))
+
     with pinned(cpus), _no_garbage_collection():
-        runs, disturbances = _rounds(everything, len(sessions), seconds, min_runs, warmup)
-    conditions = (*clock_notes(), *(() if cpus is None else (f"pinned to cores {list(cpus)}",)))
-    beside = {place: _medians(turns) for place, turns in zip(kernels, runs, strict=False)}
+        done = rounds(sessions, seconds, warmup, reference, enough)
+    conditions = (*clock_notes(), *_left_out(done), *(() if cpus is None else (f"pinned to cores {list(cpus)}",)))
     return [
-        _measurement(session, turns, beside.get(_place(session), ()), disturbances, conditions)
-        for session, turns in zip(sessions, runs[len(kernels) :], strict=True)
+        _measurement(
+            session, [one[number] for one in done.counted], done.usual_ms[number], done.disturbances, conditions
+        )
+        for number, session in enumerate(sessions)
     ]
 
 
@@ -196,90 +186,8 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return (ordered[k - 1], ordered[n - k]) if k else (0.0, math.inf)
 
 
-def _place(session: Session) -> tuple[str, int]:
-    """Sessions of one device and number of threads share a reference kernel."""
-    return getattr(session, "device", "cpu"), session.threads
-
-
-def _rounds(
-    sessions: Sequence[Session], counted: int, seconds: float, min_runs: int, warmup: int
-) -> tuple[list[list[list[float]]], tuple[str, ...]]:
-    """Turns of every session, and what disturbed them; only the last ``counted`` decide when it is enough."""
-    runs: list[list[list[float]]] = [[] for _ in sessions]
-    estimates = [_warm_up(session, warmup) for session in sessions]
-    conditions = Conditions.now()
-    deadline = time.perf_counter() + seconds * counted
-    again = kept = 0
-    while True:
-        for session, turns, estimate in zip(sessions, runs, estimates, strict=True):
-            turn, clean = _settled_turn(session, estimate, alone=len(sessions) == 1)
-            while not clean and time.perf_counter() < deadline:
-                again += 1
-                turn, clean = _settled_turn(session, estimate, alone=len(sessions) == 1)
-            turns.append(turn)
-            kept += not clean
-        if time.perf_counter() >= deadline or all(_known(turns, min_runs) for turns in runs[-counted:]):
-            break
-    return runs, _disturbances(conditions, sessions, again, kept, sum(map(len, runs)))
-
-
-def _settled_turn(session: Session, estimate: float, alone: bool) -> tuple[list[float], bool]:
-    """One turn after the others' threads have gone to sleep, and whether it had the cores to itself."""
-    if not alone:
-        _quieten()
-    return undisturbed(lambda: _turn(session, estimate))
-
-
-def _disturbances(
-    conditions: Conditions, sessions: Sequence[Session], again: int, kept: int, turns: int
-) -> tuple[str, ...]:
-    """What the figures may have suffered. Load outside the turns counts too: it takes caches and memory's time."""
-    beside = conditions.since(max(session.threads for session in sessions))
-    if kept <= _DISTURBED_TURNS * turns:
-        return beside
-    hit = f"disturbed: other processes had the cores in {kept} of {turns} turns, and in {again} that were taken again"
-    return (*beside, hit)
-
-
-def _quieten() -> None:
-    """Sleep until this process's worker threads do, or 60 ms.
-
-    They spin for the next run when there is none: ONNX Runtime's for 30 to 40 ms, torch's (OpenMP) for about 10 ms,
-    OpenVINO's for under 1 ms, seen on two cores. Whoever is next would share its cores with them.
-    """
-    deadline = time.perf_counter() + _LONGEST_QUIET
-    while time.perf_counter() < deadline:
-        used, slept = time.process_time(), time.perf_counter()
-        time.sleep(_QUIET)
-        if time.process_time() - used < 0.25 * (time.perf_counter() - slept):
-            return
-
-
-def _warm_up(session: Session, runs: int) -> float:
-    """Run untimed; the fastest run in seconds."""
-    with session.ready():
-        return min(_timed(session) for _ in range(max(runs, 1)))
-
-
-def _turn(session: Session, estimate: float) -> list[float]:
-    timed = min(max(int(_TURN / max(estimate, 1e-9)), 1), _TURN_RUNS)
-    with session.ready():
-        settled = time.perf_counter() + _SETTLE
-        # A run ten times as long as the settling is hardly touched by it and too dear to throw away.
-        while estimate < 10 * _SETTLE and time.perf_counter() < settled:
-            session.run()
-        return [_timed(session) for _ in range(timed)]
-
-
-def _timed(session: Session) -> float:
-    if isinstance(session, SelfTimed):
-        return session.timed_run()
-    start = time.perf_counter()
-    session.run()
-    return time.perf_counter() - start
-
-
-def _known(turns: Sequence[Sequence[float]], min_runs: int) -> bool:
+def _known(good: Sequence[Round], number: int, min_runs: int) -> bool:
+    turns = [one[number].runs for one in good]
     if sum(map(len, turns)) < min_runs:
         return False
     medians = [median(turn) for turn in turns]
@@ -290,22 +198,26 @@ def _half_width(low: float, high: float, middle: float) -> float:
     return (high - low) / 2 / middle
 
 
-def _medians(turns: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    return tuple(1000 * median(turn) for turn in turns)
+def _left_out(done: Rounds) -> tuple[str, ...]:
+    """What was not counted; not a fault of what was."""
+    if not done.left_out:
+        return ()
+    total = done.left_out + len(done.counted)
+    return (f"{done.left_out} of {total} rounds left out, the machine being busy or slower than usual",)
 
 
 def _measurement(
     session: Session,
-    turns: Sequence[Sequence[float]],
-    beside: Sequence[float],
+    turns: Sequence[Turn],
+    usual_ms: float | None,
     disturbances: Sequence[str],
     conditions: tuple[str, ...],
 ) -> Measurement:
-    """``beside`` are the reference kernel's turns in the same rounds."""
-    runs = sorted(1000 * run for turn in turns for run in turn)
-    medians = _medians(turns)
+    runs = sorted(1000 * run for turn in turns for run in turn.runs)
+    medians = tuple(1000 * median(turn.runs) for turn in turns)
+    paces = tuple(turn.pace_ms for turn in turns if turn.pace_ms is not None)
     low, high = median_interval(medians)
-    unsteady = _unsteady(beside)
+    unsteady = _unsteady(paces)
     plain = Measurement(
         median_ms=median(runs),
         p10_ms=_quantile(runs, 0.1),
@@ -317,12 +229,13 @@ def _measurement(
         batch=session.batch,
         runtime=session.runtime,
         turns=medians,
-        reference_ms=median(beside) if beside else None,
-        relative=median(own / other for own, other in zip(medians, beside, strict=True)) if beside else None,
+        reference_ms=median(paces) if paces else None,
+        usual_ms=usual_ms,
+        relative=median(own / pace for own, pace in zip(medians, paces, strict=True)) if paces else None,
         disturbed=bool(disturbances or unsteady),
         conditions=conditions,
     )
-    return replace(plain, notes=(*_notes(plain), *unsteady, *_drift(beside, "the reference kernel"), *disturbances))
+    return replace(plain, notes=(*_notes(plain), *unsteady, *_drift(paces, "the reference kernel"), *disturbances))
 
 
 def _notes(measured: Measurement) -> tuple[str, ...]:

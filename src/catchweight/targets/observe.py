@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +22,22 @@ from ..files import read_json, write_json
 from .blocks import Signature, blocks
 from .graph import save_graph, traced_graph
 from .measure import Measurement, interleaved
+from .rounds import Round, rounds
 from .target import Target
 from .trace import trace
-from .waits import undisturbed
 
-RUNS, WARM, BURST = 40, 10, 5
-MOST_RUNS = 160
-"""Profiled runs at most, when other processes keep interrupting."""
+RUNS, WARM = 40, 10
+SECONDS = 1.0
+"""Time limit of the profiled runs; they may take three times as long on a machine that is not itself."""
 _KERNEL = "_kernel_time"
 
 
 @dataclass(frozen=True)
 class Observed:
-    """A block's signature, the module it comes from, and its milliseconds in one run of the whole network."""
+    """A block's signature, the module it comes from, and its milliseconds in one run of the whole network.
+
+    They hold for the machine's usual pace, as ``Measurement.steady_ms`` does.
+    """
 
     signature: Signature
     module: str
@@ -140,31 +145,61 @@ def _onnxruntime(target: Target, path: Path, owner: Mapping[str, int]) -> list[t
         raise CatchweightError(f"ONNX Runtime cannot load the network ({str(error).splitlines()[0]})") from error
     entry = session.get_inputs()[0]
     image = {entry.name: np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)}
-    counted = _profiled_runs(lambda: session.run(None, image))
+    profiled = _Profiled(lambda: session.run(None, image), target.threads)
+    scales = _profiled_runs(profiled)
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     places = _Places(onnx.load(options.optimized_model_filepath, load_external_data=False), owner)
-    return [(places.of(kernel), ms) for kernel, ms in _kernel_times(events, counted).items()]
+    return [(places.of(kernel), ms) for kernel, ms in _kernel_times(events, scales).items()]
 
 
-def _profiled_runs(run: Callable[[], object]) -> list[int]:
-    """Run until enough runs had the cores to themselves, in bursts; their numbers, or those of all if they are few."""
-    for _ in range(WARM):
-        run()
-    clean: list[int] = []
-    done = WARM
-    while len(clean) < RUNS and done < WARM + MOST_RUNS:
-        _, quiet = undisturbed(lambda: [run() for _ in range(BURST)])
-        clean += range(done, done + BURST) if quiet else ()
-        done += BURST
-    return clean if len(clean) >= RUNS // 2 else list(range(WARM, done))
+class _Profiled:
+    """A session under the runtime's profiler, which knows the number of each run that was timed."""
+
+    runtime, batch = "profiled", 1
+
+    def __init__(self, run: Callable[[], object], threads: int) -> None:
+        self._run, self.threads = run, threads
+        self.timed: list[int] = []
+        self._done = 0
+
+    def run(self) -> None:
+        self._run()
+        self._done += 1
+
+    def timed_run(self) -> float:
+        self.timed.append(self._done)
+        start = time.perf_counter()
+        self.run()
+        return time.perf_counter() - start
+
+    def ready(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
-def _kernel_times(events: Sequence[Mapping[str, Any]], counted: Sequence[int]) -> dict[str, float]:
+def _profiled_runs(session: _Profiled) -> dict[int, float]:
+    """Run until enough runs had the machine to themselves; number of each, and what brings it to the usual pace."""
+
+    def enough(good: Sequence[Round]) -> bool:
+        return sum(len(turn.runs) for (turn,) in good) >= RUNS
+
+    done = rounds([session], SECONDS, WARM, True, enough)
+    scales: dict[int, float] = {}
+    for number, (turn,) in zip(done.numbers, done.counted, strict=True):
+        first = WARM + number * len(turn.runs)  # every turn has the same number of runs
+        pace, usual = turn.pace_ms, done.usual_ms[0]
+        scale = usual / pace if pace and usual else 1.0
+        scales |= dict.fromkeys(session.timed[first : first + len(turn.runs)], scale)
+    return scales
+
+
+def _kernel_times(events: Sequence[Mapping[str, Any]], scales: Mapping[int, float]) -> dict[str, float]:
     found: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
             found[event["name"].removesuffix(_KERNEL)].append(event["dur"] / 1000)
-    return {name: _middle([durations[run] for run in counted]) for name, durations in found.items()}
+    return {
+        name: _middle([durations[run] * scale for run, scale in scales.items()]) for name, durations in found.items()
+    }
 
 
 def _middle(values: Sequence[float]) -> float:

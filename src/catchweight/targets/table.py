@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, pstdev
+from statistics import mean, median, pstdev
 from typing import Any
 
 import platformdirs
@@ -42,8 +42,9 @@ class ProfiledNetwork:
     Attributes:
         label: what was profiled, e.g. ``eseg_lite_s:levels=2-5 x0.75``.
         size: (H, W).
-        whole_ms: median latency of the whole, and ``noisy`` whether that median could be trusted.
+        whole_ms: latency of the whole, and ``noisy`` whether that could be trusted.
         signatures, ms: its blocks in order with their times in context.
+        usual_ms: the reference kernel's time for which all these times hold (None: none was run).
         rest_ms: kernels that belong to no block.
     """
 
@@ -54,6 +55,17 @@ class ProfiledNetwork:
     signatures: tuple[Signature, ...]
     ms: tuple[float, ...]
     rest_ms: float
+    usual_ms: float | None = None
+
+    def at(self, usual_ms: float) -> ProfiledNetwork:
+        """The same on a machine whose reference kernel takes ``usual_ms``."""
+        if self.usual_ms is None:
+            return self
+        scale = usual_ms / self.usual_ms
+        return replace(
+            self, whole_ms=self.whole_ms * scale, ms=tuple(ms * scale for ms in self.ms), rest_ms=self.rest_ms * scale,
+            usual_ms=usual_ms,
+        )  # fmt: skip
 
 
 class LatencyTable:
@@ -102,12 +114,14 @@ class LatencyTable:
 
     @cached_property
     def networks(self) -> tuple[ProfiledNetwork, ...]:
-        """Every profiled network, in order of label and size.
+        """Every profiled network, in order of label and size, all times at one pace of the machine.
 
         Raises:
             CatchweightError: a file is not one of ours, or holds for another device.
         """
         found = [self._read(path) for path in sorted(self.folder.glob("*.parquet"))]
+        paces = [network.usual_ms for network in found if network.usual_ms is not None]
+        found = [network.at(median(paces)) for network in found] if paces else found
         return tuple(sorted(found, key=lambda network: (network.label, network.size)))
 
     def lookup(self, signature: Signature) -> Entry | None:
@@ -141,8 +155,8 @@ class LatencyTable:
         height, width = about["size"]
         whole = about["whole"]
         return ProfiledNetwork(
-            about["label"], (height, width), whole["median_ms"], whole["noisy"], signatures, tuple(columns["ms"]),
-            about["rest_ms"],
+            about["label"], (height, width), whole["steady_ms"], whole["noisy"], signatures, tuple(columns["ms"]),
+            about["rest_ms"], whole["usual_ms"],
         )  # fmt: skip
 
 

@@ -17,7 +17,9 @@ from ..budget import Cost
 from ..errors import UsageError, unknown
 from .counts import count_macs, count_params
 from .energy import Energy, session_energy
-from .measure import Measurement, Session, interleaved
+from .measure import Measurement, interleaved
+from .processor import processor_name
+from .rounds import Session
 
 DEFAULT = "onnxruntime:cpu"
 
@@ -184,16 +186,6 @@ def default_threads() -> int:
     """Physical cores this process may use (hyper-threads share the units that convolutions keep busy)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
-
-
-def processor_name() -> str:
-    """The processor's marketing name where the system tells it, else its architecture."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def _split(text: str) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from torch import nn
 
 from ..errors import CatchweightError, UsageError
 from .graph import evaluating
-from .measure import Session
 from .memory import module_memory
+from .rounds import Session
 from .target import Target
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

@@ -10,7 +10,6 @@ from pydantic import Field
 
 from ...config import Config
 from ...targets.measure import Comparison, Measurement
-from .calibrate import METHODS
 
 TOLERANCE = 0.5
 """Default: points of mIoU that int8 may cost."""
@@ -19,8 +18,8 @@ TOLERANCE = 0.5
 class QuantizeSettings(Config):
     """How int8 is made; the defaults are those of docs/int8.md."""
 
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Ways of choosing ranges to try; the one with the smallest logit error is kept."""
+    methods: tuple[str, ...] = ("minmax", "percentile")
+    """Ways of choosing ranges to try; the one with the smallest logit error is kept. ``entropy`` is known as well."""
     images: int = Field(64, ge=1)
     """Training images that ranges and means are calibrated on."""
     probe: int = Field(16, ge=1)

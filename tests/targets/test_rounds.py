@@ -1,0 +1,122 @@
+"""What counts in a measurement: rounds at the machine's usual pace, with no other process on the cores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_measure import Sleeper, measurement
+
+from catchweight.targets import interleaved
+from catchweight.targets.pace import TOLERANCE, UsualPace
+from catchweight.targets.rounds import Turn
+from catchweight.targets.table import ProfiledNetwork
+from catchweight.targets.waits import asleep
+
+
+def pace(folder: Path) -> UsualPace:
+    return UsualPace("kernel 1.0", "processor", 2, folder)
+
+
+def test_a_slow_measurement_is_found_out_by_the_others(tmp_path: Path) -> None:
+    for _ in range(3):
+        pace(tmp_path).learn([1.0] * 12)
+    assert pace(tmp_path).usual([2.0] * 12) == pytest.approx(1.0)
+    pace(tmp_path).learn([2.0] * 12)
+    assert pace(tmp_path).usual([1.0]) == pytest.approx(1.0)
+
+
+def test_the_first_measurement_has_only_itself(tmp_path: Path) -> None:
+    turns = [1.0, 1.0, 1.0, 1.9, 2.0]
+    assert pace(tmp_path).usual(turns) == pytest.approx(np.quantile(turns, 0.2))
+
+
+def test_another_kernel_processor_or_number_of_threads_knows_nothing_of_it(tmp_path: Path) -> None:
+    pace(tmp_path).learn([1.0] * 12)
+    for other in (("kernel 2.0", "processor", 2), ("kernel 1.0", "other", 2), ("kernel 1.0", "processor", 1)):
+        assert UsualPace(*other, tmp_path).usual([5.0]) == 5.0
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"low_ms": ["x"]}', '{"low_ms": 3}'])
+def test_a_torn_file_costs_only_what_it_knew(tmp_path: Path, text: str) -> None:
+    pace(tmp_path).learn([1.0] * 12)
+    (file,) = tmp_path.iterdir()
+    file.write_text(text)
+    assert pace(tmp_path).usual([5.0]) == 5.0
+    pace(tmp_path).learn([1.0] * 12)
+    assert pace(tmp_path).usual([1.0]) == 1.0
+
+
+def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    pace(tmp_path / "file" / "below").learn([1.0] * 12)
+    assert pace(tmp_path / "file" / "below").usual([5.0]) == 5.0
+
+
+@given(st.booleans(), st.floats(0.5, 3))
+def test_a_turn_is_good_alone_and_at_the_usual_pace(alone: bool, slowness: float) -> None:
+    assert Turn((0.1,), alone, 1.0, slowness).good == (alone and slowness <= TOLERANCE)
+
+
+def test_a_machine_slower_than_usual_is_said_and_its_figures_are_brought_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept usual time is made a tenth of the real one, as if the machine were ten times slower now."""
+    monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path))
+    (before,) = interleaved([Sleeper(2)], seconds=0.5)
+    assert before.usual_ms is not None
+    for file in (tmp_path / "pace").iterdir():
+        kept = json.loads(file.read_text())
+        file.write_text(json.dumps(kept | {"low_ms": [before.usual_ms / 10] * 9}))
+    (now,) = interleaved([Sleeper(2)], seconds=0.1)
+    assert now.disturbed
+    assert any("its usual time" in note for note in now.notes)
+    assert now.relative is not None
+    assert now.steady_ms == pytest.approx(now.relative * before.usual_ms / 10)
+
+
+def test_without_a_reference_nothing_is_corrected() -> None:
+    (one,) = interleaved([Sleeper(1)], seconds=0.02, reference=False)
+    assert one.usual_ms is None
+    assert one.steady_ms == one.median_ms
+    assert replace(measurement([2.0] * 8), relative=3.0, usual_ms=0.5).steady_ms == 1.5
+
+
+def test_a_thread_at_work_is_seen_although_its_time_is_not_counted_yet() -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            hashlib.pbkdf2_hmac("sha256", b"a", b"b", 20_000)  # without the interpreter's lock
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        if asleep() is None:
+            pytest.skip("this system does not tell what threads do")
+        assert any(asleep() is False for _ in range(100))
+    finally:
+        stop.set()
+        thread.join()
+    deadline = time.monotonic() + 10  # worker threads of libraries may still spin
+    while not asleep() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert asleep()
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10))
+def test_profiled_networks_move_to_another_pace_as_a_whole(usual: float, other: float) -> None:
+    network = ProfiledNetwork("a", (64, 64), 4.0, False, (), (1.0, 2.0), 0.5, usual)
+    moved = network.at(other)
+    assert moved.whole_ms / sum(moved.ms) == pytest.approx(network.whole_ms / sum(network.ms))
+    assert moved.whole_ms / network.whole_ms == pytest.approx(other / usual)
+    assert moved.at(usual).rest_ms == pytest.approx(0.5)
+    assert replace(network, usual_ms=None).at(other).whole_ms == 4.0
