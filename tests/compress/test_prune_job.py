@@ -212,7 +212,8 @@ def test_the_command_goes_on_exports_and_says_whether_it_was_met(
     code = command(
         monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms",
         "--out", folder.parent, "--threads", 1, "--steps", 2, "--epochs", 1, "--variants", 0,
-        "--set", "train.tensorboard=false", *(part for key, value in given.items() for part in ("--set", f"{key}={value}")),
+        "--set", "train.tensorboard=false",
+        *(part for key, value in given.items() for part in ("--set", f"{key}={value}")),
     )  # fmt: skip
     said = capsys.readouterr().out
     result = read_json(folder / "result.json")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 import time
 from dataclasses import replace
@@ -17,6 +16,8 @@ from test_measure import Sleeper, measurement
 
 from catchweight.targets import interleaved
 from catchweight.targets.pace import TOLERANCE, UsualPace
+from catchweight.targets.processor import processor_name
+from catchweight.targets.reference import reference
 from catchweight.targets.rounds import Turn
 from catchweight.targets.table import ProfiledNetwork
 from catchweight.targets.waits import asleep
@@ -69,18 +70,17 @@ def test_a_turn_is_good_alone_and_at_the_usual_pace(alone: bool, slowness: float
 def test_a_machine_slower_than_usual_is_said_and_its_figures_are_brought_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kept usual time is made a tenth of the real one, as if the machine were ten times slower now."""
+    """The usual time on record is made far too short, as if the machine were a hundred times slower now."""
     monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path))
-    (before,) = interleaved([Sleeper(2)], seconds=0.5)
-    assert before.usual_ms is not None
-    for file in (tmp_path / "pace").iterdir():
-        kept = json.loads(file.read_text())
-        file.write_text(json.dumps(kept | {"low_ms": [before.usual_ms / 10] * 9}))
+    kernel = reference("cpu", Sleeper.threads)
+    UsualPace(kernel.runtime, processor_name(), kernel.threads).learn([0.01] * 12)
     (now,) = interleaved([Sleeper(2)], seconds=0.1)
     assert now.disturbed
     assert any("its usual time" in note for note in now.notes)
     assert now.relative is not None
-    assert now.steady_ms == pytest.approx(now.relative * before.usual_ms / 10)
+    assert now.usual_ms is not None
+    assert now.usual_ms < 0.5
+    assert now.steady_ms == pytest.approx(now.relative * now.usual_ms)
 
 
 def test_without_a_reference_nothing_is_corrected() -> None:
