@@ -100,7 +100,9 @@ def run_commands(block: Block, patch: pytest.MonkeyPatch) -> None:
     for number, words in enumerate(block.commands):
         assert words[0] == "catchweight", f"{block.page.name}:{block.line}: only catchweight is run, not {words[0]}"
         patch.setattr(sys, "argv", [*words, *(block.extra if number == 0 else ())])
+        code = 0
         try:
             main()
         except SystemExit as end:
-            assert not end.code, f"{block.page.name}:{block.line}: {shlex.join(sys.argv)} ended with {end.code}"
+            code = end.code
+        assert not code, f"{block.page.name}:{block.line}: {shlex.join(sys.argv)} ended with {code}"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
+from pages import DOCS, run_page
 
 from catchweight.config import override
 from catchweight.errors import UsageError
@@ -11,7 +14,6 @@ from catchweight.fitting import FitSettings
 from catchweight.nets import build, build_network, load_network, network_names, save_network
 from catchweight.search import STRATEGIES, strategy_named
 from catchweight.targets import RUNTIMES, Target, listing
-from pages import DOCS, run_page
 
 
 @pytest.fixture
@@ -51,8 +53,6 @@ def test_a_strategy_of_the_page_is_a_setting_of_fit(defined, monkeypatch):
 
 def every(decisions):
     """All architectures, by walking from one to its neighbours."""
-    import random
-
     todo = [decisions.sample(random.Random(0))]
     known = set(todo)
     while todo:

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from PIL import Image
 from markdown.extensions.toc import slugify
+from pages import DOCS, OTHERS, PAGES, blocks, run_page
+from PIL import Image
 
 import catchweight as cw
 from catchweight.config import override
 from catchweight.data.scenes import make_scenes
 from catchweight.fitting import FitSettings
 from conftest import REPOSITORY
-from pages import DOCS, OTHERS, PAGES, blocks, run_page
 
 TINY = (
     "search.strategy=whole",

@@ -1,4 +1,4 @@
-"""What the site makes when it is built: the table of systems and the list of commands. The build itself is ``make docs``."""
+"""What is made when the site is built: the table of systems, the list of commands. The build itself is ``make docs``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 from markdown_it import MarkdownIt
+from pages import DOCS
 
 from catchweight.cli.app import app
 from catchweight.systems import SYSTEMS
-from pages import DOCS
 
 
 @pytest.fixture(scope="module")
