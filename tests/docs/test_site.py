@@ -1,4 +1,4 @@
-"""What is made when the site is built: the table of systems, the list of commands. The build itself is ``make docs``."""
+"""What is made when the site is built: the table of systems, the list of commands. ``make docs`` builds it."""
 
 from __future__ import annotations
 
