@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 
 import typer
@@ -12,6 +13,9 @@ from typer.cli import get_docs_for_click
 
 from catchweight.cli.app import app
 from catchweight.systems import CHECKS, SYSTEMS, System, latest
+
+ROLE = re.compile(r":(?:meth|func|class|attr|mod|data|exc):<code>[~.]*([^<]*)</code>")
+"""How docstrings refer to other names."""
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
@@ -21,6 +25,11 @@ def on_page_markdown(markdown: str, **_: object) -> str:
         if comment in markdown:
             markdown = markdown.replace(comment, make())
     return markdown
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """MkDocs calls this with each page as HTML: names that docstrings refer to are shown as code."""
+    return ROLE.sub(r"<code>\1</code>", html)
 
 
 def systems_table() -> str:
