@@ -37,6 +37,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         scenes = make_scenes(Path("path/to/dataset"), {"train": 8, "val": 3}, size=(64, 96))
         cw.fit(
             scenes, "latency<=10s", run="runs/street", set_=TINY, threads=1, weights="none", say=lambda _: None
