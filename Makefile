@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help install demo test lint types imports check check-claims bench clean
+.PHONY: help install demo test lint types imports docs check check-claims bench clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets
@@ -34,7 +34,10 @@ types: $(STAMP)  ## mypy over the package
 imports: $(STAMP) ## the import contract between rooms
 	$(BIN)/lint-imports
 
-check: lint types imports test ## all that CI runs
+docs: $(STAMP)   ## the site, into build/site; a broken link or anchor fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
+check: lint types imports docs test ## all that CI runs
 
 check-claims: $(STAMP) ## slow tests: real data and the claim checks of the published systems
 	$(BIN)/python -m pytest -m slow

@@ -89,7 +89,7 @@ def fit(
     }  # fmt: skip
     data = open_data(path, format_, seed=seed)
     if dry_run:
-        _show_plan(describe_plan(prepare(data, budget, **wanted)))
+        _show_plan(describe_plan(prepare(data, budget, **wanted)), bounded=time is not None)
         return
     result = fit_(data, budget, **wanted)
     for point in result.points:
@@ -97,10 +97,13 @@ def fit(
     console.print(f"next: catchweight predict IMAGES --model {escape(str(result.file))} --out predictions", style="dim")
 
 
-def _show_plan(plan: dict[str, Any]) -> None:
+def _show_plan(plan: dict[str, Any], *, bounded: bool) -> None:
     console.print("[bold]plan[/bold] (nothing was trained or written)")
     for key, value in plan.items():
-        console.print(f"  {key}: {value}", markup=False)
+        told = ", ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else value
+        console.print(f"  {key}: {told}", markup=False)
+    if not bounded:
+        console.print("less: --time 40m shares so much among the stages; a smaller --size trains faster", style="dim")
 
 
 def demo(

@@ -43,7 +43,10 @@ def runs(
     if not found:
         console.print(f"no run below {escape(str(folder))}")
         return
-    table = Table("run", "state", "best", "latency", "budget", "target", "begun")
+    table = Table()
+    table.add_column("run", no_wrap=True)  # it is typed again; on a narrow terminal the others are folded
+    for heading in ("state", "best", "latency", "budget", "target", "begun"):
+        table.add_column(heading, overflow="fold")
     for run in sorted(found, key=lambda run: -run.created):
         latency = run.best.cost.latency_ms if run.best else None
         table.add_row(

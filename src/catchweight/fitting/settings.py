@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from ..config import Config
+from ..search import strategy_named
 from ..spaces.whole import NETWORKS
 from ..train import Recipe, finetune
 from ..train.supernet import Sandwich
+
+
+def _known_strategy(name: str) -> str:
+    strategy_named(name)  # raises for an unknown one, naming the nearest
+    return name
 
 
 class SearchSettings(Config):
@@ -39,8 +45,8 @@ class SearchSettings(Config):
     """One-shot: length of the supernet's training."""
     sandwich: Sandwich = Sandwich()
     """One-shot: which members learn in a step, and from what."""
-    explore: Literal["evolution", "random", "tpe", "nsga2"] = "evolution"
-    """One-shot: who proposes members."""
+    explore: Annotated[str, AfterValidator(_known_strategy)] = "evolution"
+    """One-shot: who proposes members; a name in ``catchweight.search.STRATEGIES``."""
     evaluations: int = Field(160, ge=1)
     """One-shot: members that are scored with the supernet's weights."""
     distill: float = Field(1.0, ge=0)

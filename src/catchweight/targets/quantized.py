@@ -109,9 +109,9 @@ def quantized_graph(model: onnx.ModelProto, ranges: Ranges, left_float: Collecti
     """The graph with QuantizeLinear and DequantizeLinear around everything but the nodes ``left_float``.
 
     Activations become uint8 with a zero point, one range a tensor; weights int8, symmetric, one range a channel: the
-    combination with the fastest kernels on x86 (docs/int8.md has the measurements). A multiplication with a positive
-    constant becomes part of a scale. The upsampling that makes the graph's result stays float: eight bits would be too
-    coarse for interpolated logits, and it is not faster in them.
+    combination with the fastest kernels on x86. A multiplication with a positive constant becomes part of a scale. The
+    upsampling that makes the graph's result stays float: eight bits would be too coarse for interpolated logits, and it
+    is not faster in them.
 
     Args:
         model: from :func:`prepare_graph`.

@@ -16,7 +16,7 @@ INDEPENDENT = 2**0.5
 
 The integer kernels round where the simulation does, but ties and fused sums may fall the other way, and a step of one
 tensor spreads. Two ways of rounding that had nothing in common would differ by sqrt(2) times the error of each; what
-differs by more does not round, it computes something else. Seen on our trained networks: 0.15 to 0.6 (docs/int8.md).
+differs by more does not round, it computes something else. Seen on our trained networks: 0.15 to 0.6.
 """
 SLACK = 1e-3
 """Error and share of pixels that are allowed in any case: for files with next to nothing in int8."""

@@ -16,7 +16,7 @@ TOLERANCE = 0.5
 
 
 class QuantizeSettings(Config):
-    """How int8 is made; the defaults are those of docs/int8.md."""
+    """How int8 is made; docs/compress.md tells what the steps do."""
 
     methods: tuple[str, ...] = ("minmax", "percentile")
     """Ways of choosing ranges to try; the one with the smallest logit error is kept. ``entropy`` is known as well."""
