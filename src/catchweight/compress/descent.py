@@ -18,7 +18,7 @@ from ..train.optim import build_optimizer
 from ..train.setup import build_fabric
 from .channels import Groups
 from .groups import PROBE, find_groups
-from .landing import Landing, Scales, calibrated, land
+from .landing import Landing, Scales, land
 from .latency import ChannelCosts, predicted_costs
 from .schedule import HalpSettings, Loss, Pruner, Say, restore, save, schedule
 from .tables import VARIANTS, blocks_target, pruning_predictor
@@ -74,9 +74,10 @@ def descend(
     if recipe.channels_last:
         subject.to(memory_format=torch.channels_last)
     scales = Scales(net, target, size, latency_ms)
-    line = calibrated(pruner, scales, limit)
-    schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint))
-    landing = land(pruner, scales, line, limit, say)
+    # One factor from predicted to measured, found on the network as it is; the landing corrects what it misses.
+    ratio = scales.of(subject) / pruner.predicted
+    schedule(pruner, limit / ratio, say, lambda: save(pruner, checkpoint))
+    landing = land(pruner, scales, limit, say)
     write_json(folder / "steps.json", pruner.state.history)
     return subject.cpu().eval(), landing
 

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from ..config import Config
 from ..errors import CatchweightError
 from ..train.checkpoints import load_state, save_state
-from .allocate import METHODS, Problem
+from .allocate import METHODS, OutOfReachError, Problem
 from .channels import Groups, Ints, removal
 from .importance import TaylorImportance, Values, magnitude_importance
 from .latency import NetworkCosts
@@ -123,10 +123,9 @@ class Pruner:
         """Cost at the present widths."""
         return self.costs.total(self.groups.widths)
 
-    @property
-    def least(self) -> dict[str, int]:
-        """As little of every group as the settings allow."""
-        return self._problem({}, 0.0).least
+    def least(self) -> float:
+        """Predicted cost with as little as the settings allow."""
+        return self.costs.total(self._problem({}, 0.0).least)
 
     def train_interval(self) -> Interval:
         """Train for one interval and take the importances on the way."""
@@ -150,9 +149,8 @@ class Pruner:
         return Interval(found, magnitude_importance(self.net, self.groups.groups) if by_size else found)
 
     def plan(self, interval: Interval, limit: float) -> dict[str, int]:
-        """Units to keep of every group for a predicted cost within ``limit``, the least ones where it is below that."""
-        within = max(limit, self.costs.total(self.least) * (1 + 1e-9))
-        return METHODS[self.settings.method](self._problem(interval.ranking, within))
+        """Units to keep of every group for a predicted cost within ``limit``; OutOfReachError if that cannot be."""
+        return METHODS[self.settings.method](self._problem(interval.ranking, limit))
 
     def apply(self, interval: Interval, widths: Mapping[str, int]) -> None:
         """Prune to these widths, the least important units first."""
@@ -191,8 +189,17 @@ def schedule(pruner: Pruner, end: float, say: Say, save: Callable[[], None]) -> 
         pruner: goes on from where its state stands.
         end: predicted cost after the last step.
         save: called after each step.
+
+    Raises:
+        OutOfReachError: a step's cost cannot be reached.
     """
     steps = pruner.settings.steps
+    least = pruner.least()
+    if least > end:
+        raise OutOfReachError(
+            f"pruning alone cannot bring the network there: with as little as may be left it is predicted to take "
+            f"{least / end:.2f} times as long. Take a smaller network or input, or let groups keep less"
+        )
     begun = time.monotonic()
     first = pruner.state.step
     start = pruner.state.history[0]["start"] if pruner.state.history else pruner.predicted
