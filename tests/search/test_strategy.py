@@ -16,7 +16,17 @@ from search_problems import BUDGET, CONDITIONAL, SEPARABLE, conditional, latency
 from catchweight.budget import Budget, Cost
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.front import Front
-from catchweight.search import NSGA2, STRATEGIES, TPE, Evolution, LocalSearch, Problem, RandomSearch, strategy_named
+from catchweight.search import (
+    NSGA2,
+    STRATEGIES,
+    TPE,
+    Evolution,
+    GradedEvolution,
+    LocalSearch,
+    Problem,
+    RandomSearch,
+    strategy_named,
+)
 from catchweight.spaces import Decision, Decisions
 
 every_strategy = pytest.mark.parametrize("name", STRATEGIES)
@@ -110,7 +120,8 @@ def test_comes_nearer_to_the_optimum_than_random_search_at_equal_evaluations(str
     assert sum(gain > 0 for gain in gains) >= 6
 
 
-@pytest.mark.parametrize("strategy", [TPE(), NSGA2(), Evolution(levels=4)], ids=["tpe", "nsga2", "evolution"])
+@pytest.mark.parametrize("strategy", [TPE(), NSGA2(), Evolution(levels=4), GradedEvolution()],
+                         ids=["tpe", "nsga2", "evolution", "graded-evolution"])  # fmt: skip
 def test_has_a_better_front_than_random_search_at_equal_evaluations(strategy, random_fronts):
     corner = BUDGET.corner()
     ratios = [
@@ -119,6 +130,15 @@ def test_has_a_better_front_than_random_search_at_equal_evaluations(strategy, ra
     ]
     assert fmean(ratios) > 1.05
     assert sum(ratio > 1 for ratio in ratios) >= 6
+
+
+def test_initial_members_of_all_sizes_help_where_the_budget_is_loose():
+    loose = (Budget.parse("latency<=70ms"),)
+    plain, graded = (
+        [_best(strategy.search(separable(seed=seed, budgets=loose), 70)) for seed in SEEDS]
+        for strategy in (Evolution(), GradedEvolution())
+    )
+    assert fmean(graded) > fmean(plain) + 0.01
 
 
 def test_evolution_finds_the_optimum_of_a_separable_problem():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
+from statistics import stdev
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import chisquare
 
 from catchweight.errors import UsageError
 from catchweight.spaces import Decision, Decisions
@@ -104,3 +107,25 @@ def test_the_schema_says_what_an_architecture_is() -> None:
     schema = Decisions([Decision("width", (16, 24)), Decision("op", ("a", "b"))]).schema()
     assert schema["properties"] == {"width": {"enum": [16, 24]}, "op": {"enum": ["a", "b"]}}
     assert (schema["required"], schema["additionalProperties"]) == (["width", "op"], False)
+
+
+def test_graded_samples_take_every_option_equally_often_but_lean_one_way():
+    space = Decisions([*(Decision(f"width{i}", (8, 16, 32, 64)) for i in range(10)), Decision("op", ("z", "a", "m"))])
+    rng = random.Random(0)
+    drawn = {kind: [getattr(space, kind)(rng) for _ in range(4000)] for kind in ("sample", "sample_graded")}
+    for name, decision in space.items():
+        counts = Counter(arch[name] for arch in drawn["sample_graded"])
+        assert chisquare([counts[option] for option in decision.options]).pvalue > 1e-4
+    total = {kind: [sum(arch[f"width{i}"] for i in range(10)) for arch in archs] for kind, archs in drawn.items()}
+    assert stdev(total["sample_graded"]) > 1.5 * stdev(total["sample"])
+    assert min(total["sample_graded"]) < 1.5 * 80
+    assert max(total["sample_graded"]) > 0.9 * 640
+
+
+@pytest.mark.parametrize(
+    ("options", "graded"),
+    [((1, 2, 3), True), ((3, 2, 1), False), ((1.0, 2.5), True), (((90, 120), (180, 240)), True), (("a", "b"), False),
+     ((None, 1), False), ((7,), True)],
+)  # fmt: skip
+def test_options_are_graded_if_they_are_numbers_from_small_to_large(options, graded):
+    assert Decision("one", options).graded == graded

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from .blackbox import NSGA2, STRATEGIES, TPE, BlackBox, Evolution, LocalSearch, RandomSearch, strategy_named
+from .blackbox import (
+    NSGA2,
+    STRATEGIES,
+    TPE,
+    BlackBox,
+    Evolution,
+    GradedEvolution,
+    LocalSearch,
+    RandomSearch,
+    strategy_named,
+)
 from .halving import rungs_for, successive_halving
 from .plan import fitting_plan
 from .strategy import Problem, Strategy
@@ -13,6 +23,7 @@ __all__ = [
     "TPE",
     "BlackBox",
     "Evolution",
+    "GradedEvolution",
     "LocalSearch",
     "Problem",
     "RandomSearch",

@@ -33,6 +33,16 @@ class Decision:
         """Whether it makes a difference, given all other choices."""
         return any(all(indices[gate] in allowed for gate, allowed in place) for place in self.places)
 
+    @property
+    def graded(self) -> bool:
+        """Whether its options are numbers, or tuples of numbers, from small to large."""
+        try:
+            return all(not isinstance(option, str) for option in self.options) and list(self.options) == sorted(
+                self.options
+            )
+        except TypeError:
+            return False
+
     def index(self, value: Any) -> int:
         """Place of an option, lists as good as tuples.
 
@@ -107,6 +117,19 @@ class Decisions(Mapping[str, Decision]):
         shallow network, with fewer choices in use, is as likely as all deep ones together.
         """
         return self.arch(self._drawn(rng))
+
+    def sample_graded(self, rng: random.Random) -> Arch:
+        """Small, middling and large architectures in equal numbers, by choices that lean the same way.
+
+        One share is drawn for all; each choice with graded options then counts successes among as many trials. So
+        every single choice still takes each of its options with equal probability, as in :meth:`sample`. Where many
+        choices are drawn independently, the sums that make a cost are all alike, and the ends are never seen.
+        """
+        share, drawn = rng.random(), self._drawn(rng)
+        for name, decision in self.items():
+            if decision.graded:
+                drawn[name] = sum(rng.random() < share for _ in decision.options[1:])
+        return self.arch(drawn)
 
     def mutate(self, arch: Mapping[str, Any], rng: random.Random, rate: float = 0.1) -> Arch:
         """Each choice in use takes another option with probability ``rate``; if none did, one of them does.

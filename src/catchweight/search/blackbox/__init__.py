@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from ...errors import unknown
 from .base import BlackBox
-from .evolution import Evolution
+from .evolution import Evolution, GradedEvolution
 from .local import LocalSearch
 from .samplers import NSGA2, TPE
 from .turn import Turn
@@ -18,6 +18,7 @@ STRATEGIES: dict[str, type[BlackBox]] = {
     for strategy in (
         RandomSearch,
         Evolution,
+        GradedEvolution,
         TPE,
         NSGA2,
         LocalSearch,
@@ -42,6 +43,7 @@ __all__ = [
     "TPE",
     "BlackBox",
     "Evolution",
+    "GradedEvolution",
     "LocalSearch",
     "RandomSearch",
     "Turn",

@@ -34,6 +34,9 @@ class Evolution(BlackBox):
         parents: how many are selected; ``None``: half the children, at least four.
         rate: probability of each choice to mutate.
         least: share of the budget that initial members use at least.
+        graded: whether initial members are of all sizes (:meth:`.Decisions.sample_graded`) instead of uniform ones,
+            which in a space of many choices all cost about the same: evolution then walks for long before it comes near
+            a loose budget. Ours.
         levels: with one budget, that many limits: evenly spaced from the cheapest initial member's cost, which is none
             itself, to the budget.
     """
@@ -44,6 +47,7 @@ class Evolution(BlackBox):
     rate: float = 0.3
     least: float = 0.0
     levels: int = 1
+    graded: bool = False
     name = "evolution"
 
     def propose(self, turn: Turn) -> Arch | None:
@@ -52,12 +56,17 @@ class Evolution(BlackBox):
         begin = first + generation * children
         known = [c for place, c in turn.done.items() if place < begin and c.score is not None]
         if generation < 0 or not known:
-            return turn.uniform(least=self.least) or turn.anything()
+            return self._initial(turn) or turn.anything()
         limits = self._limits(turn, first)
         limit = limits[turn.slot % len(limits)]
         best = _best(known, limit, parents)
         mutant = (turn.slot // len(limits)) % 2 == 0
         return self._child(turn, best, limit, mutant) or turn.anything(limit) or turn.anything()
+
+    def _initial(self, turn: Turn) -> Arch | None:
+        if self.graded:
+            return turn.draw(lambda: turn.problem.decisions.sample_graded(turn.rng), least=self.least)
+        return turn.uniform(least=self.least)
 
     def _sizes(self, evaluations: int) -> tuple[int, int, int]:
         first = self.initial or max(8, round(evaluations * INITIAL_SHARE))
@@ -91,6 +100,14 @@ class Evolution(BlackBox):
             value = low + (main.value - low) * level * step
             limits.append(Budget((Limit(main.name, value), *others)))
         return list(dict.fromkeys(limits))
+
+
+@dataclass(frozen=True)
+class GradedEvolution(Evolution):
+    """:class:`Evolution` whose initial members are of all sizes."""
+
+    graded: bool = True
+    name = "graded-evolution"
 
 
 def _best(known: Sequence[Candidate], limit: Budget, count: int) -> list[Candidate]:
