@@ -21,7 +21,7 @@ from disturbed import ROUTES, Fit, disturb, outcome
 from catchweight.data.scenes import make_scenes
 
 KILL, TERM, INTERRUPT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
-CODES = {KILL: {-9}, TERM: {143}, INTERRUPT: {130}}
+CODES = {KILL: {-9}, TERM: {143}, INTERRUPT: {130, -2}}  # in its last moments Python dies of SIGINT itself; a shell says 130 for both
 PASSES = 4
 LONGEST_DELAY_S = 1.5
 SEED = int(os.environ.get("CATCHWEIGHT_FAULT_SEED", "0"))
@@ -93,7 +93,7 @@ def test_a_second_fit_is_refused_by_the_firsts_number(make, tmp_path):
     assert second.code == 1
     assert f"is in use by process {first.process.pid} on" in second.err
     assert second.err.count("\n") == 1
-    assert first.ended().code == 130
+    assert first.ended().code in CODES[INTERRUPT]
     assert fit.strays() == []
 
 
