@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import platformdirs
 import yaml
 
 from .errors import CatchweightError
@@ -62,6 +63,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace the file by ``value`` as indented JSON; ValueError for NaN and infinity, which JSON does not know."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def cache_folder(name: str) -> Path:
+    """Where figures of this device are kept: below ``$CATCHWEIGHT_CACHE`` when set, else the user's cache folder."""
+    named = os.environ.get("CATCHWEIGHT_CACHE")
+    return (Path(named) if named else Path(platformdirs.user_cache_dir("catchweight"))) / name
 
 
 def read_json(path: Path) -> Any:

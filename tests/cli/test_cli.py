@@ -3,36 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
-from catchweight.cli import main
 from catchweight.cli.options import parse_minutes, parse_size
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import UsageError
-
-
-@pytest.fixture(autouse=True)
-def wide_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command; returns (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

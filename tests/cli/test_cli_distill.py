@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from catchweight.cli import main
 from catchweight.data.scenes import make_scenes
 from catchweight.nets import load_network
 from catchweight.train.checkpoints import load_state
@@ -18,16 +16,12 @@ QUICK = ("--weights", "none", "--set", "epochs=1", "--set", "batch=4", "--set", 
 
 
 @pytest.fixture
-def command(monkeypatch, capsys):
+def command(cli):
+    """Exit code, and both outputs as one text."""
+
     def run(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out + captured.err
+        code, out, err = cli(*arguments)
+        return code, out + err
 
     return run
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
+from functools import partial
 
 import pytest
 from PIL import Image
 
 from catchweight.budget import Cost
-from catchweight.cli import main
 from catchweight.front import Arch, Candidate, Front
 
 
@@ -26,28 +25,16 @@ def write_run(folder, rows, **request):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, tmp_path):
-    """Run a command; returns (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
+def front(cli, monkeypatch, tmp_path):
+    """``catchweight front`` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["catchweight", "front", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
+    return partial(cli, "front")
 
 
-def test_runs_become_one_front_with_plots(cli, tmp_path):
+def test_runs_become_one_front_with_plots(front, tmp_path):
     one = write_run(tmp_path / "one", [("fast", 1.0, 0.2), ("beaten", 5.0, 0.3)], data="d")
     two = write_run(tmp_path / "two", [("bend", 2.0, 0.6), ("slow", 10.0, 0.7), ("untrained", 3.0, None)], data="d")
-    code, out, _ = cli(one, two / "front.json", "--budget", "latency<=5ms", "--out", "f.html", "--png", "f.png")
+    code, out, _ = front(one, two / "front.json", "--budget", "latency<=5ms", "--out", "f.html", "--png", "f.png")
     assert code == 0
     rows = [line for line in out.splitlines() if "64x96" in line and "│" in line]
     assert [name in row for name, row in zip(("fast", "bend", "slow"), rows, strict=True)] == [True] * 3
@@ -61,23 +48,23 @@ def test_runs_become_one_front_with_plots(cli, tmp_path):
     assert Image.open(tmp_path / "f.png").format == "PNG"
 
 
-def test_other_costs_and_budgets_nobody_makes(cli, tmp_path):
+def test_other_costs_and_budgets_nobody_makes(front, tmp_path):
     run = write_run(tmp_path / "run", [("fast", 1.0, 0.2), ("slow", 5.0, 0.3)], data="d")
-    code, out, _ = cli(run, "--cost", "params", "--budget", "latency<=0.5ms")
+    code, out, _ = front(run, "--cost", "params", "--budget", "latency<=0.5ms")
     assert code == 0
     assert "1 of 2 candidates are on the front in params, score" in out
     assert "best in latency<=0.5ms: no candidate makes it" in out
 
 
-def test_an_unfinished_front_is_told_in_words(cli, tmp_path):
-    code, out, _ = cli(write_run(tmp_path / "run", [("fast", 1.0, None)], data="d"), "--png", "f.png")
+def test_an_unfinished_front_is_told_in_words(front, tmp_path):
+    code, out, _ = front(write_run(tmp_path / "run", [("fast", 1.0, None)], data="d"), "--png", "f.png")
     assert (code, "0 of 1 candidates" in out, (tmp_path / "f.png").exists()) == (0, True, True)
 
 
-def test_figures_that_do_not_compare_are_refused(cli, tmp_path):
+def test_figures_that_do_not_compare_are_refused(front, tmp_path):
     one = write_run(tmp_path / "one", [("a", 1.0, 0.2)], data="street")
     two = write_run(tmp_path / "two", [("a", 1.0, 0.2)], data="field")
-    code, _, err = cli(one, two, "--png", "f.png")
+    code, _, err = front(one, two, "--png", "f.png")
     assert (code, (tmp_path / "f.png").exists()) == (1, False)
     assert "data is street there and field here" in err
 
@@ -91,7 +78,7 @@ def test_figures_that_do_not_compare_are_refused(cli, tmp_path):
         ((), 2, "Missing"),
     ],
 )
-def test_bad_input_gets_one_message(cli, tmp_path, arguments, code, message):
+def test_bad_input_gets_one_message(front, tmp_path, arguments, code, message):
     run = write_run(tmp_path / "run", [("a", 1.0, 0.2)], data="d")
-    found, out, err = cli(*(run if word == "RUN" else word for word in arguments))
+    found, out, err = front(*(run if word == "RUN" else word for word in arguments))
     assert (found, message in err, "Traceback" in out + err) == (code, True, False)

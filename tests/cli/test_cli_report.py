@@ -9,28 +9,9 @@ import sys
 
 import pytest
 
-from catchweight.cli import main
 from catchweight.run import Run
 
 REQUEST = {"data": "street", "budget": "latency<=5ms", "target": "onnxruntime:cpu", "threads": 1}
-
-
-@pytest.fixture
-def cli(monkeypatch, capsys):
-    """Run a command; returns (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def make(folder, score: float) -> Run:

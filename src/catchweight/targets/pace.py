@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from ..errors import CatchweightError
-from ..files import read_json, write_json
+from ..files import cache_folder, read_json, write_json
 
 TOLERANCE = 1.15
 """A turn counts while the reference kernel takes at most this many times its usual time."""
@@ -51,7 +50,7 @@ class UsualPace:
         about = {"kernel": kernel, "processor": processor, "threads": threads, "cores": os.cpu_count()}
         key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self._about = about
-        self._path = (folder or _default_folder()) / f"{key}.json"
+        self._path = (folder or cache_folder("pace")) / f"{key}.json"
         self._before = self._kept()
 
     def usual(self, seen: Sequence[float]) -> float:
@@ -75,8 +74,3 @@ class UsualPace:
             return [float(value) for value in found["low_ms"] if float(value) > 0]
         except (OSError, CatchweightError, KeyError, TypeError, ValueError):
             return []
-
-
-def _default_folder() -> Path:
-    named = os.environ.get("CATCHWEIGHT_CACHE")
-    return (Path(named) if named else Path(platformdirs.user_cache_dir("catchweight"))) / "pace"

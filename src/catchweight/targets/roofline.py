@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import torch
 from torch import Tensor, nn
 
 from ..errors import CatchweightError
-from ..files import read_json, write_json
+from ..files import cache_folder, read_json, write_json
 from .observe import Observation
 from .target import Target
 
@@ -171,7 +169,7 @@ def device_peak(target: Target, folder: Path | None = None, *, again: bool = Fal
     """
     fingerprint = target.fingerprint()
     key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-    path = (folder or _default_folder()) / f"{key}.json"
+    path = (folder or cache_folder("roofline")) / f"{key}.json"
     if path.exists() and not again:
         kept = read_json(path)
         if isinstance(kept, dict) and kept.get("fingerprint") == fingerprint:
@@ -220,11 +218,6 @@ class _Stream(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.add(x, 1.0)
-
-
-def _default_folder() -> Path:
-    named = os.environ.get("CATCHWEIGHT_CACHE")
-    return (Path(named) if named else Path(platformdirs.user_cache_dir("catchweight"))) / "roofline"
 
 
 def _row(piece: Piece, peak: Peak, total: float) -> Row:

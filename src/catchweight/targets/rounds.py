@@ -146,8 +146,7 @@ class _Paces:
     def now(self, number: int) -> float:
         """The kernel of session ``number`` takes a turn; its ms."""
         place = self._places[number]
-        _quieten()
-        runs, alone = undisturbed(lambda: _turn(self._kernels[place], self._estimates[place], _REFERENCE_RUNS))
+        runs, alone = _settled_turn(self._kernels[place], self._estimates[place], most=_REFERENCE_RUNS)
         # Its threads sleep between runs and now and then wake on one core; the faster runs tell the machine's pace.
         self._last[place] = 1000 * sorted(runs)[len(runs) // 4]
         self._alone[place] += [self._last[place]] if alone else []
@@ -176,7 +175,7 @@ def _round(sessions: Sequence[Session], estimates: Sequence[float], paces: _Pace
             continue
         if before is None or not paces.same_place(number, number - 1):
             before = paces.now(number)
-        runs, alone = _settled_turn(session, estimate, alone=False)
+        runs, alone = _settled_turn(session, estimate)
         after = paces.now(number)
         slowness = max(before, after) / paces.usual(number)
         turns.append(Turn(runs, alone, (before + after) / 2, slowness))
@@ -184,11 +183,13 @@ def _round(sessions: Sequence[Session], estimates: Sequence[float], paces: _Pace
     return tuple(turns)
 
 
-def _settled_turn(session: Session, estimate: float, alone: bool) -> tuple[tuple[float, ...], bool]:
+def _settled_turn(
+    session: Session, estimate: float, alone: bool = False, most: int = _TURN_RUNS
+) -> tuple[tuple[float, ...], bool]:
     """One turn after the others' threads have gone to sleep, and whether it had the cores to itself."""
     if not alone:
         _quieten()
-    return undisturbed(lambda: _turn(session, estimate))
+    return undisturbed(lambda: _turn(session, estimate, most))
 
 
 def _quieten() -> None:
@@ -210,7 +211,7 @@ def _warm_up(session: Session, runs: int) -> float:
         return min(_timed(session) for _ in range(max(runs, 1)))
 
 
-def _turn(session: Session, estimate: float, most: int = _TURN_RUNS) -> tuple[float, ...]:
+def _turn(session: Session, estimate: float, most: int) -> tuple[float, ...]:
     timed = min(max(int(_TURN / max(estimate, 1e-9)), 1), most)
     with session.ready():
         settled = time.perf_counter() + _SETTLE
