@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -62,6 +63,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Replace the file by ``value`` as indented JSON; ValueError for NaN and infinity, which JSON does not know."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Replace ``path`` by a copy of ``source`` in one step."""
+    with written_aside(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def read_json(path: Path) -> Any:
