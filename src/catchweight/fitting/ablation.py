@@ -41,18 +41,17 @@ def ablation(
     """
     rows: list[dict[str, Any]] = []
 
-    def add(stage: str, made: Made | None, *stages: str, note: str = "") -> None:
+    def add(stage: str, made: Made | None, *stages: str) -> None:
         if made is not None:
-            rows.append(_row(point, stage, made, stages, note))
+            rows.append(_row(point, stage, made, stages))
 
     add("all steps", ended, "relaxed", "int8-as-trained", PRUNE, INT8)
     add("without compression", direct, "direct")
     if ended is not None and trained is not None and ended.candidate.arch != trained.candidate.arch:
-        without = as_trained if as_trained is not None else trained
         if pruned is not None:
-            add("without pruning", without, "relaxed", "int8-as-trained", note="" if pruned.accepted else pruned.reason)
+            add("without pruning", as_trained or trained, "relaxed", "int8-as-trained")
         if as_trained is not None:
-            add("without int8", pruned if pruned is not None else trained, "relaxed", PRUNE)
+            add("without int8", pruned or trained, "relaxed", PRUNE)
         if _wanted(job, pruned):
             assert pruned is not None
             made = Made.from_json(point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended)))
@@ -66,10 +65,10 @@ def _wanted(job: Job, pruned: Made | None) -> bool:
     return settings.ablation == "full" and settings.distill > 0 and pruned is not None and pruned.accepted
 
 
-def _row(point: Point, stage: str, made: Made, stages: tuple[str, ...], note: str) -> dict[str, Any]:
+def _row(point: Point, stage: str, made: Made, stages: tuple[str, ...]) -> dict[str, Any]:
     over = "; ".join(point.budget.violations(made.candidate.cost))
     seconds = sum(point.run.seconds(name) or 0.0 for name in stages)
-    told = "; ".join(filter(None, (note, over or "makes the budget")))
+    told = "; ".join(filter(None, (over or "makes the budget", "" if made.accepted else made.reason)))
     return {"stage": stage, "score": made.candidate.score, "latency_ms": made.candidate.cost.latency_ms,
             "seconds": round(seconds, 1), "note": told}  # fmt: skip
 

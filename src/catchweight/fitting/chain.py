@@ -30,8 +30,8 @@ from .steps import INT8, PRUNE, Made, Schedule, pruned, quantised
 DIRECT, RELAXED = "direct", "relaxed"
 AS_TRAINED = "int8-as-trained"
 """Stage and folder of the int8 file of the unpruned network."""
-STAGES = (DIRECT, RELAXED, AS_TRAINED, "prune-plan", PRUNE, INT8, "choose", "export", "measure", "blocks", "ablation")
-"""In their order; which steps there are depends on the settings."""
+ENDS = ("choose", "export", "measure", "blocks", "ablation")
+"""The stages that follow the steps."""
 
 
 def compressed(job: Job, route: Route, point: Point) -> Candidate:
@@ -57,9 +57,10 @@ def reconsider(point: Point) -> None:
     run = point.run
     results = {stage: run.result(stage) for stage in (AS_TRAINED, PRUNE, INT8)}
     again = [stage for stage, made in results.items() if made and made["again"]]
-    for stage in STAGES[STAGES.index(again[0] if again else "measure") :]:
-        if stage != "prune-plan":  # the folder of the pruning is that of its limit
-            run.forget(stage)
+    after_pruning = [INT8] if PRUNE in again else []
+    last = ENDS if again else ENDS[ENDS.index("measure") :]
+    for stage in (*again, *after_pruning, *last):
+        run.forget(stage)
 
 
 class Chain:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import Budget, Cost, Limit
-from ..compress import PruneResult, prune
+from ..compress import prune
 from ..compress.quantize import QuantizeResult, quantize
 from ..errors import CatchweightError
 from ..files import copy_file, read_json, write_json
@@ -122,8 +122,13 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
         )  # fmt: skip
     except CatchweightError as error:  # out of reach, nothing to prune, a network that cannot be predicted
         return given.refused(PRUNE, str(error))
-    if why := _too_coarse(result, given, settings.pruning_tolerance):
-        return given.refused(PRUNE, f"{why}; {result.message}", not result.met)
+    lost = 100 * (given.score - result.score)
+    if lost > settings.pruning_tolerance:
+        return given.refused(
+            PRUNE, f"{lost:.2f} points of val mIoU lost, {settings.pruning_tolerance:g} allowed; {result.message}"
+        )
+    if result.latency_ms >= result.latency_before_ms:
+        return given.refused(PRUNE, f"it is not measured faster; {result.message}", again=True)
     check = exported(job, folder, size)
     if not check["passed"]:
         return given.refused(PRUNE, check["message"])
@@ -134,7 +139,7 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
     return replace(
         given, step=PRUNE, folder=f"{COMPRESSED}/{PRUNE}", model=f"{COMPRESSED}/{PRUNE}/model.pt", candidate=candidate,
         accepted=True, reason=f"accepted: {result.message}", faster=result.latency_before_ms / result.latency_ms,
-        again=not result.met,
+        again=False,
     )  # fmt: skip
 
 
@@ -151,15 +156,6 @@ def after(candidate: Candidate, step: str) -> Candidate:
     """The candidate whose network went through ``step`` as well."""
     known = dict(candidate.arch)
     return replace(candidate, arch=Arch(**{**known, "compressed": [*known.get("compressed", []), step]}), note="")
-
-
-def _too_coarse(result: PruneResult, given: Made, tolerance: float) -> str:
-    lost = 100 * (given.score - result.score)
-    if lost > tolerance:
-        return f"{lost:.2f} points of val mIoU lost, {tolerance:g} allowed"
-    if result.latency_ms >= result.latency_before_ms:
-        return "it is not measured faster"
-    return ""
 
 
 def _keep_as_model(result: QuantizeResult, given: Path, folder: Path) -> None:
