@@ -14,8 +14,8 @@ import pytest
 import catchweight.compress.landing as landing
 import catchweight.compress.quantize.trials as trials
 import catchweight.fitting.race as race
+import catchweight.fitting.space_route as space_route
 import catchweight.targets.target as target_module
-from catchweight.errors import CatchweightError
 from catchweight.targets import RUNTIMES, OnnxRuntimeCpu
 from catchweight.targets.measure import Measurement
 from catchweight.targets.quantized import is_quantized
@@ -71,11 +71,8 @@ def install(patch: pytest.MonkeyPatch, int8: float = INT8) -> None:
     patch.setitem(RUNTIMES, "onnxruntime:cpu", kind)
     for module in (landing, trials, target_module):
         patch.setattr(module, "interleaved", exact)
-
-    def untold(*_: Any, **__: Any) -> Any:
-        raise CatchweightError("this device tells nothing of its blocks")
-
-    patch.setattr(race, "file_rooflines", untold)
+    for module in (race, space_route):
+        patch.setattr(module, "observable", lambda target: False)
 
 
 @contextlib.contextmanager
