@@ -18,7 +18,6 @@ UNDISTILLED = "undistilled"
 
 
 def ablation(
-    job: Job,
     point: Point,
     *,
     direct: Made | None,
@@ -26,6 +25,7 @@ def ablation(
     as_trained: Made | None,
     pruned: Made | None,
     ended: Made | None,
+    undistilled: Made | None,
 ) -> dict[str, Any]:
     """Write ``ablation.json``: the whole chain, then without compression, pruning, int8 and distillation.
 
@@ -38,6 +38,7 @@ def ablation(
         as_trained: that in int8; None where int8 is not wanted.
         pruned: that pruned, in float; None where pruning is not wanted.
         ended: what the chain ended with; None where there was no time for one.
+        undistilled: the same as ``ended``, fine-tuned on the labels alone; None where that was not done.
     """
     rows: list[dict[str, Any]] = []
 
@@ -52,17 +53,17 @@ def ablation(
             add("without pruning", as_trained or trained, "relaxed", "int8-as-trained")
         if as_trained is not None:
             add("without int8", pruned or trained, "relaxed", PRUNE)
-        if _wanted(job, pruned):
-            assert pruned is not None
-            made = Made.from_json(point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended)))
-            add("without distillation", made, "relaxed", "int8-as-trained", UNDISTILLED)
+        add("without distillation", undistilled, "relaxed", "int8-as-trained", UNDISTILLED)
     write_json(point.run.path("ablation.json"), {"rows": rows})
     return {"rows": len(rows)}
 
 
-def _wanted(job: Job, pruned: Made | None) -> bool:
+def without_distillation(job: Job, point: Point, pruned: Made | None, ended: Made | None) -> Made | None:
+    """The chain with its fine-tuning on the labels alone, if that is asked for and there was one to be distilled."""
     settings = job.settings.compress
-    return settings.ablation == "full" and settings.distill > 0 and pruned is not None and pruned.accepted
+    if settings.ablation != "full" or not settings.distill or pruned is None or ended is None or not pruned.accepted:
+        return None
+    return Made.from_json(point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended)))
 
 
 def _row(point: Point, stage: str, made: Made, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -90,4 +91,4 @@ def _undistilled(job: Job, point: Point, pruned: Made, ended: Made) -> dict[str,
     return (quantised(job, point, made, f"{UNDISTILLED}-int8") if in_int8 else made).to_json()
 
 
-__all__ = ["ablation"]
+__all__ = ["ablation", "without_distillation"]

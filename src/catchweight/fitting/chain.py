@@ -21,7 +21,7 @@ from ..files import copy_file, read_json, write_json
 from ..front import Candidate, Front
 from ..search.reach import factor_over
 from ..spaces.whole import label
-from .ablation import ablation
+from .ablation import ablation, without_distillation
 from .estimate import DIRECT_SHARE, RELAXED_SHARE, int8_seconds, planned
 from .job import COMPRESSED, Job, Point, latency_limit, relaxed
 from .race import Route, dump_screening, load_screening, measured, race, told_blocks
@@ -36,18 +36,19 @@ ENDS = ("choose", "export", "measure", "blocks", "ablation")
 
 def compressed(job: Job, route: Route, point: Point) -> Candidate:
     """Do all stages of one point; returns the network that was chosen, with the cost of its exported file."""
-    chain = Chain(job, route, point)
-    run = point.run
-    found = run.stage("choose", chain.choose)
+    chain, run = Chain(job, route, point), point.run
+    options = [made for made in (chain.direct, chain.ended) if made is not None]
+    found = run.stage("choose", lambda: chain.choose(options))
     chosen = Made.from_json(found["chosen"])
     run.stage("export", lambda: chain.adopt(chosen))
     final = Candidate.from_json(run.stage("measure", lambda: chain.measure(chosen)))
     run.stage("blocks", lambda: told_blocks(job, point))
     chain.write_front(chosen, final)
     write_json(run.path("chain.json"), chain.told(chosen))
+    undistilled = without_distillation(job, point, chain.pruned, chain.ended)
     run.stage("ablation", lambda: ablation(
-        job, point, direct=chain.direct, trained=chain.trained, as_trained=chain.as_trained, pruned=chain.pruned,
-        ended=chain.ended,
+        point, direct=chain.direct, trained=chain.trained, as_trained=chain.as_trained, pruned=chain.pruned,
+        ended=chain.ended, undistilled=undistilled,
     ))  # fmt: skip
     return final
 
@@ -106,7 +107,11 @@ class Chain:
             return None
         if self.within(given) or (int8 is not None and self.within(int8)):
             return given.not_needed(PRUNE, "the budget is made without")
-        return self._step(PRUNE, lambda: self._prune(given, int8.faster if int8 is not None else 1.0))
+        plan = self._plan(given, int8.faster if int8 is not None else 1.0)
+        if not plan["epochs"]:
+            return given.refused(PRUNE, "no time was left for it")
+        schedule = Schedule(plan["steps"], plan["epochs"])
+        return self._step(PRUNE, lambda: pruned(self.job, self.point, given, plan["limit_ms"], schedule))
 
     @cached_property
     def ended(self) -> Made | None:
@@ -132,10 +137,8 @@ class Chain:
     def within(self, made: Made) -> bool:
         return self.point.budget.allows(made.candidate.cost)
 
-    def choose(self) -> dict[str, Any]:
+    def choose(self, options: list[Made]) -> dict[str, Any]:
         """The better score of those that make the budget; if none does, the one that misses it by least."""
-        direct, ended = self.direct, self.ended
-        options = [made for made in (direct, ended) if made is not None]
         within = [made for made in options if self.within(made)]
         nearest = min(options, key=lambda made: factor_over(self.point.budget, made.candidate.cost))
         chosen = max(within, key=lambda made: made.score) if within else nearest
@@ -230,15 +233,14 @@ class Chain:
             return given.refused(INT8, "no time was left for it")
         return quantised(self.job, self.point, given, name)
 
-    def _prune(self, given: Made, faster: float) -> Made:
+    def _plan(self, given: Made, faster: float) -> dict[str, Any]:
+        """How far and how long to prune; ``faster``: what int8 will make of it afterwards."""
         limit = latency_limit(self.point.budget.tightened(self.job.settings.search.headroom))
         assert limit is not None, "checked before the work began"
-        plan = self.point.run.stage("prune-plan", lambda: planned(self.job, self.point, given, limit * faster))
-        if not plan["epochs"]:
-            return given.refused(PRUNE, "no time was left for it")
-        return pruned(
-            self.job, self.point, given, plan["limit_ms"], Schedule(plan["steps"], plan["epochs"])
-        )  # fmt: skip
+        plan: dict[str, Any] = self.point.run.stage(
+            "prune-plan", lambda: planned(self.job, self.point, given, limit * faster)
+        )
+        return plan
 
     def _score_int8(self, file: Path) -> None:
         """Scores by class are those of the file that is delivered, not of its float network."""
