@@ -51,10 +51,11 @@ class FormulaTarget(OnnxRuntimeCpu):
 
 
 def file_ms(path: Path, int8: float = INT8) -> float:
-    """By the bytes of the weights."""
-    tensors = onnx.load(path).graph.initializer
-    size = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in tensors)
-    return MS_PER_MB * size / 1e6 * (int8 if is_quantized(path) else 1.0)
+    """By the bytes of the weights and the pixels of the input."""
+    graph = onnx.load(path).graph
+    weights = sum(onnx.numpy_helper.to_array(tensor).nbytes for tensor in graph.initializer)
+    height, width = (axis.dim_value for axis in graph.input[0].type.tensor_type.shape.dim[2:])
+    return MS_PER_MB * weights / 1e6 * height * width / 64**2 * (int8 if is_quantized(path) else 1.0)
 
 
 def exact(sessions: Sequence[Any], seconds: float = 5.0, **_: Any) -> list[Measurement]:

@@ -23,7 +23,7 @@ from catchweight.targets.table import default_folder
 from catchweight.train import Recipe
 
 NETWORK = "timm/test_resnet+fpn:width=32,levels=2-3"
-SIZE = (64, 64)
+SIZE, SMALL = (96, 96), (64, 64)
 
 
 def toy_scenes(folder: Path) -> Path:
@@ -41,7 +41,7 @@ def profiled(classes: int) -> None:
 
 
 def settings(**compress: Any) -> FitSettings:
-    """One network at two widths; each training is an epoch of two steps."""
+    """One network at two input sizes; each training is an epoch of two steps."""
     steps = CompressionSettings(
         **{
             "steps": "all", "tolerance": 100, "epochs": 1, "variants": 0,
@@ -51,7 +51,7 @@ def settings(**compress: Any) -> FitSettings:
         }
     )  # fmt: skip
     return FitSettings(
-        search=SearchSettings(strategy="whole", networks=(NETWORK,), widths=(1.0, 0.5), scales=(1.0,), most=1),
+        search=SearchSettings(strategy="whole", networks=(NETWORK,), widths=(1.0,), scales=(1.0, 2 / 3), most=1),
         train=Recipe(epochs=1, batch=4, lr=2e-3, warmup=0.0, tensorboard=False, workers=0, accelerator="cpu"),
         compress=steps,
     )
