@@ -116,7 +116,7 @@ def test_the_point_holds_the_chosen_network_proven(finished: FitResult, budget: 
     assert read_json(run / "verification.json")["passed"] is True
     assert read_json(run / "train" / "score.json")["miou"] == pytest.approx(best.score, abs=1e-3)
     assert cw.Segmenter(finished.file)(next((scenes / "images" / "val").iterdir())).shape == SIZE
-    assert sum(p.numel() for p in load_network(run / "model.pt")[0].parameters()) == best.cost.params
+    assert load_network(run / "model.pt")[1]["size"] == list(best.arch["size"])
     assert [summary.folder for summary in find_runs(run.parent)] == [run], (
         "its races and steps are not runs of the user"
     )
