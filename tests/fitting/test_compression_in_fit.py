@@ -27,6 +27,7 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.files import read_json
 from catchweight.fitting import BudgetMissedError, FitResult, FitSettings, describe_plan, prepare
 from catchweight.fitting.job import Job, relaxed
+from catchweight.fitting.steps import delivered_params
 from catchweight.front import Front
 from catchweight.nets import build_network, load_network
 from catchweight.run import Run, find_runs
@@ -117,6 +118,7 @@ def test_the_point_holds_the_chosen_network_proven(finished: FitResult, budget: 
     assert read_json(run / "train" / "score.json")["miou"] == pytest.approx(best.score, abs=1e-3)
     assert cw.Segmenter(finished.file)(next((scenes / "images" / "val").iterdir())).shape == SIZE
     assert load_network(run / "model.pt")[1]["size"] == list(best.arch["size"])
+    assert delivered_params(load_network(run / "model.pt")[0]) == best.cost.params
     assert [summary.folder for summary in find_runs(run.parent)] == [run], (
         "its races and steps are not runs of the user"
     )

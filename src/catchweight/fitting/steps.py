@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..budget import Budget, Cost, Limit
 from ..compress import prune
 from ..compress.quantize import QuantizeResult, quantize
@@ -133,7 +135,7 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
     if not check["passed"]:
         return given.refused(PRUNE, check["message"])
     smaller, _ = load_network(result.file)
-    counted = Cost(macs=float(count_macs(smaller, size)), params=float(count_params(smaller)))
+    counted = Cost(macs=float(count_macs(smaller, size)), params=float(delivered_params(smaller)))
     cost = measured(job, point, folder / "model.onnx", counted)
     candidate = replace(after(given.candidate, PRUNE), cost=cost, score=result.score)
     return replace(
@@ -141,6 +143,11 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
         accepted=True, reason=f"accepted: {result.message}", faster=result.latency_before_ms / result.latency_ms,
         again=False,
     )  # fmt: skip
+
+
+def delivered_params(net: nn.Module) -> int:
+    """Parameters of what is exported: auxiliary heads, which a checkpoint keeps for training on, are not."""
+    return count_params(net) - sum(count_params(child) for name, child in net.named_children() if name.startswith("aux"))
 
 
 def imitation(job: Job, point: Point, given: Made) -> Objective | None:
