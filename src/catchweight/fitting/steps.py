@@ -147,7 +147,9 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
 
 def delivered_params(net: nn.Module) -> int:
     """Parameters of what is exported: auxiliary heads, which a checkpoint keeps for training on, are not."""
-    return count_params(net) - sum(count_params(child) for name, child in net.named_children() if name.startswith("aux"))
+    return count_params(net) - sum(
+        count_params(child) for name, child in net.named_children() if name.startswith("aux")
+    )
 
 
 def imitation(job: Job, point: Point, given: Made) -> Objective | None:
