@@ -47,7 +47,7 @@ def scenes(tmp_path_factory) -> Path:
 def own_cache(tmp_path_factory):
     """The device's latency table is shared between runs; tests must not write into the user's."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("CATCHWEIGHT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

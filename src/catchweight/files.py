@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -69,6 +70,12 @@ def cache_folder(name: str) -> Path:
     """Where figures of this device are kept: below ``$CATCHWEIGHT_CACHE`` when set, else the user's cache folder."""
     named = os.environ.get("CATCHWEIGHT_CACHE")
     return (Path(named) if named else Path(platformdirs.user_cache_dir("catchweight"))) / name
+
+
+def copy_file(source: Path, path: Path) -> None:
+    """Replace ``path`` by a copy of ``source`` in one step."""
+    with written_aside(path) as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def read_json(path: Path) -> Any:

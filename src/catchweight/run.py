@@ -262,7 +262,7 @@ def summarise(folder: Path) -> RunSummary:
 
 
 def find_runs(folder: Path) -> tuple[RunSummary, ...]:
-    """Every run in or below ``folder``; the single budgets of a run are not listed by themselves.
+    """Every run in or below ``folder``; the runs that a run is made of (single budgets, steps) are not listed.
 
     Raises:
         CatchweightError: there is no such folder.
@@ -270,7 +270,7 @@ def find_runs(folder: Path) -> tuple[RunSummary, ...]:
     if not Path(folder).is_dir():
         raise CatchweightError(f"{folder} is not a folder: name one that holds run folders")
     found = sorted(path.parent for path in Path(folder).rglob("run.json"))
-    return tuple(summarise(path) for path in found if path.parent.name != "points")
+    return tuple(summarise(path) for path in found if not (path.parent.parent / "run.json").exists())
 
 
 def known_front(run: Run) -> Front:

@@ -28,8 +28,8 @@ def test_the_options_of_fit_are_a_decision(cli):
     _, out, _ = cli("fit", "--help")
     words = {word for word in out.replace(",", " ").split() if word.startswith("--")}
     assert words == {
-        "--budget", "--target", "--run", "--size", "--time", "--threads", "--weights", "--seed", "--format", "--set",
-        "--dry-run", "--help",
+        "--budget", "--target", "--run", "--size", "--time", "--compress", "--tolerance", "--threads", "--weights",
+        "--seed", "--format", "--set", "--dry-run", "--help",
     }  # fmt: skip
 
 

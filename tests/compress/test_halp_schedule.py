@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -12,10 +13,13 @@ from test_halp_latency import stair_costs
 from torch import Tensor, nn
 
 from catchweight.compress import Groups, HalpSettings, OutOfReachError, find_groups
+from catchweight.compress.landing import Line, Scales, calibrated, land
 from catchweight.compress.latency import ChannelCosts, CostModel
 from catchweight.compress.schedule import Pruner, restore, save, schedule, targets
 from catchweight.errors import CatchweightError
 from catchweight.nets import SegmentationNet, build_network
+from catchweight.targets.blocks import blocks
+from catchweight.targets.trace import trace
 
 SIZE = (64, 64)
 
@@ -132,9 +136,41 @@ def test_every_group_keeps_its_least_share(tmp_path: Path) -> None:
     assert all(units >= full[name] / 2 for name, units in subject.groups.widths.items())
 
 
-def test_a_latency_out_of_reach_is_known_before_any_training(tmp_path: Path) -> None:
-    with pytest.raises(OutOfReachError, match="pruning alone cannot"):
-        run(pruner(least=0.9), tmp_path / "step.pt", share=0.3)
+class Formula:
+    """Scales of a device whose latency is a formula of the network's blocks, 3 ms beside what is predicted."""
+
+    def of(self, net: nn.Module) -> float:
+        return 3 + float(stair_costs([block.signature for block in blocks(trace(net, SIZE))]).sum())
+
+
+def test_the_line_between_two_measured_networks() -> None:
+    line = Line()
+    line.add(10.0, 100.0)
+    assert line.predicted(5.0) == 50.0  # of one point, in proportion
+    line.add(2.0, 20.0)
+    assert line.predicted(6.0) == 60.0
+    line.add(6.0, 50.0)
+    assert line.predicted(4.0) == 35.0
+    line.add(7.0, 10.0)  # noise: slower and yet predicted quicker; the nearest decides
+    assert line.predicted(6.2) == pytest.approx(50 * 6.2 / 6)
+
+
+@pytest.mark.parametrize("share", [0.8, 0.5])
+def test_the_landing_is_on_the_measured_latency(share: float, tmp_path: Path) -> None:
+    subject, scales = pruner(close=0.05), cast(Scales, Formula())
+    limit = share * scales.of(subject.net)
+    line = calibrated(subject, scales, limit)
+    assert line.predicted(limit) == pytest.approx(limit - 3)
+    schedule(subject, line.predicted(limit), lambda said: None, lambda: None)
+    landing = land(subject, scales, line, limit, lambda said: None)
+    assert 0.95 * limit <= landing.latency_ms <= limit
+    assert scales.of(subject.net) == pytest.approx(landing.latency_ms)
+    assert {name: units for name, (_, units) in landing.widths.items()} == subject.groups.widths
+
+
+def test_a_latency_out_of_reach_is_known_before_any_training() -> None:
+    with pytest.raises(OutOfReachError, match=r"cannot reach 3.1 ms: .* still takes"):
+        calibrated(pruner(), cast(Scales, Formula()), 3.1)
 
 
 def test_a_loss_that_is_not_a_number_is_named() -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from analytic_table import analytic_table
 from torch import Tensor, nn
 
 import catchweight.compress.halp as job
+from analytic_table import analytic_table
 from catchweight.cli import main
-from catchweight.compress import HalpSettings, PruneResult, landing, load_pruned, prune, prune_module, save_pruned
+from catchweight.compress import HalpSettings, load_pruned, prune, prune_module, save_pruned
 from catchweight.compress.halp import latency_limit
 from catchweight.data import SegmentationData, open_data
 from catchweight.data.scenes import make_scenes
@@ -23,11 +23,13 @@ from catchweight.files import read_json
 from catchweight.nets import SegmentationNet, build_network, load_network, save_network
 from catchweight.nets.shrink import shapes
 from catchweight.targets import Target
-from catchweight.train import Recipe, train
+from catchweight.train import finetune, train
+from formula_target import formula
 
 SIZE = (64, 64)
-RECIPE = Recipe(epochs=1, batch=4, size=SIZE, lr=2e-3, warmup=0.0, tensorboard=False, workers=0)
-SETTINGS = HalpSettings(steps=2, interval=2, attempts=3, close=0.5)
+RECIPE = finetune().model_copy(update={"epochs": 1, "batch": 4, "size": SIZE, "tensorboard": False, "workers": 0})
+CLOSE = 0.1
+SETTINGS = HalpSettings(steps=2, interval=2, close=CLOSE)
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +43,15 @@ def data(scenes: Path) -> SegmentationData:
 
 
 @pytest.fixture(scope="module")
-def target() -> Target:
-    return Target.parse("onnxruntime:cpu", threads=1)
+def target() -> Iterator[Target]:
+    """A device whose latencies are a formula: what is asked for can be reached, on any machine."""
+    with formula():
+        yield Target.parse("onnxruntime:cpu", threads=1)
 
 
 def network(classes: int) -> SegmentationNet:
     torch.manual_seed(0)
     return build_network("timm/test_resnet+fpn:width=32,levels=2-3", classes)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def glances() -> Iterator[None]:
-    """Measuring as exactly as for a real verdict would take most of the time here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(landing, "SECONDS", 0.3)
-        patch.setattr(landing, "VERDICT_SECONDS", 0.3)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -71,32 +66,35 @@ def pruned(
     """One job that is killed after its first step and called again: its folder, the limit, and what it said."""
     folder = tmp_path_factory.mktemp("job")
     net = network(len(data.classes))
-    limit = 0.7 * target.measure(net, SIZE, seconds=1).median_ms
+    limit = 0.5 * target.measure(net, SIZE, seconds=1).median_ms
     lines: list[str] = []
+    killed: list[str] = []
 
     def say(line: str) -> None:
         lines.append(line)
-        if line.startswith("prune: step 1") and sum(one.startswith("prune: step 1") for one in lines) == 1:
+        if line.startswith("prune: step 1") and not killed:
+            killed.append(line)
             raise KeyboardInterrupt
 
     def call() -> None:
         prune(
-            net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "run", settings=SETTINGS, variants=0,
+            net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "prune", settings=SETTINGS, variants=0,
             table=table, say=say, quiet=True,
         )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
         call()
     call()
-    return folder / "run", limit, lines
+    return folder / "prune", limit, lines
 
 
 def test_the_result_is_smaller_measured_and_told(pruned: tuple[Path, float, list[str]], data: SegmentationData) -> None:
     folder, limit, _ = pruned
     result = read_json(folder / "result.json")
     assert result["limit_ms"] == pytest.approx(limit, abs=1e-5)
-    assert result["met"] == (result["latency_ms"] <= result["limit_ms"])
-    assert result["message"].startswith("within" if result["met"] else "MISSED")
+    assert (1 - CLOSE) * limit <= result["latency_ms"] <= result["limit_ms"]
+    assert result["met"]
+    assert result["message"].startswith("within")
     assert 0 < result["kept"] < 1
     assert any(after < before for before, after in result["widths"].values())
     net, meta = load_network(folder / "model.pt")
@@ -168,7 +166,7 @@ def test_any_module_is_pruned_saved_and_loaded(table: Path, target: Target, tmp_
         images = torch.randn(4, 3, *SIZE, generator=generator) + labels[:, None, None, None]
         return F.cross_entropy(net(images), labels)
 
-    limit = 0.6 * target.measure(net, SIZE, seconds=1).median_ms
+    limit = 0.5 * target.measure(net, SIZE, seconds=1).median_ms
     small, landing = prune_module(
         net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=table,
         say=lambda line: None,
@@ -196,23 +194,38 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return 0
 
 
-def test_the_command_prunes_exports_and_says_whether_it_was_met(
-    table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    data: SegmentationData, target: Target, scenes: Path, tmp_path: Path,
+def test_the_command_goes_on_exports_and_says_whether_it_was_met(
+    pruned: tuple[Path, float, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    data: SegmentationData, scenes: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
-    net = network(len(data.classes))
-    save_network(tmp_path / "net.pt", net, {"size": list(SIZE), "classes": data.classes.to_json()})
-    limit = 0.7 * target.measure(net, SIZE, seconds=1).median_ms
+    """The same request by command finds the job of the function done: it measures again, exports and verifies."""
+    folder, limit, _ = pruned
+    before = (folder / "pruned.pt").stat().st_mtime_ns
+    save_network(
+        tmp_path / "net.pt",
+        network(len(data.classes)),
+        {"size": list(SIZE), "classes": data.classes.to_json()},
+    )
+    given = {
+        "train.tensorboard": "false",
+        "prune.interval": 2,
+        "prune.close": CLOSE,
+        "train.batch": 4,
+        "train.workers": 0,
+    }
     code = command(
-        monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms", "--out",
-        tmp_path / "run", "--threads", 1, "--steps", 1, "--epochs", 1, "--variants", 0, "--table",
-        table, "--set", "prune.interval=1", "--set", "prune.close=0.5", "--set", "train.batch=4",
+        monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms",
+        "--out", folder.parent, "--threads", 1, "--steps", 2, "--epochs", 1, "--variants", 0,
+        *(part for key, value in given.items() for part in ("--set", f"{key}={value}")),
     )  # fmt: skip
     said = capsys.readouterr().out
-    result = read_json(tmp_path / "run" / "prune" / "result.json")
-    assert code == (0 if result["met"] else 1)
+    result = read_json(folder / "result.json")
+    assert code == 0
+    assert result["met"]
     assert "pruned channels" in said
-    assert (tmp_path / "run" / "model.onnx").exists()
+    assert "the file computes what was trained" in said
+    assert (folder.parent / "model.onnx").exists()
+    assert (folder / "pruned.pt").stat().st_mtime_ns == before
 
 
 def test_the_command_refuses_what_makes_no_sense(
@@ -233,29 +246,3 @@ def test_losses_repeat_from_anywhere(data: SegmentationData) -> None:
     forth, back = (job.SegmentationLosses(data, RECIPE, net, None) for _ in range(2))
     first = [float(forth(net, number).detach()) for number in range(4)]
     assert [float(back(net, number).detach()) for number in (3, 1)] == [first[3], first[1]]
-
-
-@pytest.mark.slow
-def test_with_a_table_profiled_on_this_device(data: SegmentationData, target: Target, tmp_path: Path) -> None:
-    """Nothing taken for granted: prunings of the network are profiled here, and a killed profile goes on."""
-    torch.manual_seed(0)
-    net = build_network("ffnet_22s_bcc_mobile", len(data.classes), width=0.5)
-    recipe = RECIPE.model_copy(update={"size": (128, 160)})
-    limit = 0.7 * target.measure(net, recipe.size).median_ms
-    lines: list[str] = []
-
-    def call() -> PruneResult:
-        return prune(
-            net, data, target, f"latency<={limit:.6f}ms", recipe, tmp_path / "run", settings=SETTINGS, variants=12,
-            table=tmp_path / "none", say=say, quiet=True,
-        )  # fmt: skip
-
-    def say(line: str) -> None:
-        lines.append(line)
-        if len(lines) == 5:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        call()
-    assert call().latency_ms < limit / 0.7
-    assert sum(line.startswith("profile:") for line in lines) == 12

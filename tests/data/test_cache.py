@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_written_is_a_warning(data: SegmentationData, tm
 
 def test_the_folder_can_be_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path / "elsewhere"))
-    assert default_folder() == tmp_path / "elsewhere"
-    assert PixelCache().folder == tmp_path / "elsewhere"
+    assert default_folder() == tmp_path / "elsewhere" / "pixels"
+    assert PixelCache().folder == tmp_path / "elsewhere" / "pixels"
     monkeypatch.delenv("CATCHWEIGHT_CACHE")
     assert "catchweight" in str(default_folder())

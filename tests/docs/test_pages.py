@@ -37,7 +37,7 @@ def made(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        patch.setenv("CATCHWEIGHT_CACHE", str(folder / "cache"))
         scenes = make_scenes(Path("path/to/dataset"), {"train": 8, "val": 3}, size=(64, 96))
         cw.fit(
             scenes, "latency<=10s", run="runs/street", set_=TINY, threads=1, weights="none", say=lambda _: None
@@ -52,7 +52,7 @@ def place(made, tmp_path, monkeypatch) -> Path:
     """A fresh copy of it as the current folder, and a cache of its own."""
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
 

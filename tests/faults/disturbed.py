@@ -75,7 +75,7 @@ class Fit:
         return [sys.executable, "-u", "-c", code, "fit", str(self.scenes), *wanted]
 
     def environment(self) -> Mapping[str, str]:
-        return os.environ | {MARK: self.mark, "XDG_CACHE_HOME": str(self.cache), "OMP_NUM_THREADS": "1"}
+        return os.environ | {MARK: self.mark, "CATCHWEIGHT_CACHE": str(self.cache), "OMP_NUM_THREADS": "1"}
 
     def start(self) -> Started:
         return Started(subprocess.Popen(

@@ -89,8 +89,10 @@ def test_a_second_fit_is_refused_by_the_firsts_number(make, tmp_path):
     fit = make(tmp_path / "run")
     first = fit.start()
     assert first.until("search")
+    first.send(signal.SIGSTOP)  # it may not be done before the second one has begun
     second = fit.finish()
     first.send(INTERRUPT)
+    first.send(signal.SIGCONT)
     assert second.code == 1
     assert f"is in use by process {first.process.pid} on" in second.err
     assert second.err.count("\n") == 1

@@ -54,6 +54,16 @@ Time = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan with minutes, and stop.")]
 
 
+Compress = Annotated[
+    str | None,
+    typer.Option("--compress", help="int8, prune or all: search wider, then compress into the budget. Default: none."),
+]
+StepTolerance = Annotated[
+    float | None,
+    typer.Option("--tolerance", min=0.0, help="Points of val mIoU that a step of --compress may cost (0.5)."),
+]
+
+
 def fit(
     path: DataPath,
     budget: Budgets,
@@ -65,6 +75,8 @@ def fit(
     weights: Weights = "auto",
     seed: Seed = 0,
     format_: Format = "auto",
+    compress: Compress = None,
+    tolerance: StepTolerance = None,
     settings: Settings = None,
     dry_run: DryRun = False,
 ) -> None:
@@ -78,13 +90,18 @@ def fit(
     Several --budget give several networks from one search. --size is the largest input considered (default: the size
     of the images). --set search.strategy=whole races published networks instead; --set reaches every setting, e.g.
     --set train.epochs=60 --set search.backbone=tf_efficientnet_lite1.
+
+    --compress searches a second time under a relaxed latency, then prunes that winner (prune), quantises it (int8), or
+    both (all) into the budget. A step is kept if it is measured faster and costs at most --tolerance; the compressed
+    network is taken if it beats the one found without. The report shows every step, and what each of them gave.
     """
     from ..data import open_data
     from ..fitting import FitSettings, describe_plan, prepare
     from ..fitting import fit as fit_
 
     wanted: dict[str, Any] = {
-        "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(), "set_": settings or (),
+        "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(),
+        "set_": [*_compression(compress, tolerance), *(settings or ())],
         "minutes": parse_minutes(time), "threads": threads, "weights": weights, "seed": seed, "say": Clock(),
     }  # fmt: skip
     data = open_data(path, format_, seed=seed)
@@ -95,6 +112,21 @@ def fit(
     for point in result.points:
         console.print(f"[bold green]within {escape(point.budget)}[/bold green]: {escape(str(point.file))}")
     console.print(f"next: catchweight predict IMAGES --model {escape(str(result.file))} --out predictions", style="dim")
+
+
+def _compression(steps: str | None, tolerance: float | None) -> list[str]:
+    """The options as settings.
+
+    Raises:
+        UsageError: no such steps.
+    """
+    from ..errors import unknown
+
+    known = ("none", "int8", "prune", "all")
+    if steps is not None and steps not in known:
+        raise unknown("compression", steps, known)
+    given = {"compress.steps": steps, "compress.tolerance": tolerance}
+    return [f"{name}={value}" for name, value in given.items() if value is not None]
 
 
 def _show_plan(plan: dict[str, Any], *, bounded: bool) -> None:

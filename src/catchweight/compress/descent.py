@@ -7,18 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import torch
 from torch import nn
 
 from ..errors import CatchweightError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..targets import Target
 from ..train import Recipe
 from ..train.optim import build_optimizer
 from ..train.setup import build_fabric
 from .channels import Groups
 from .groups import PROBE, find_groups
-from .landing import Landing, Scales, land
+from .landing import Landing, Line, Scales, calibrated, land
 from .latency import ChannelCosts, predicted_costs
 from .schedule import HalpSettings, Loss, Pruner, Say, restore, save, schedule
 from .tables import VARIANTS, blocks_target, pruning_predictor
@@ -48,7 +47,7 @@ def descend(
         loss_of: the loss of each iteration, for the copy.
         size: (H, W) in pixels at which latency counts.
         recipe: its optimiser and device are used.
-        folder: takes ``step.pt``, ``steps.json`` and ``table/``; called again with it, the job goes on.
+        folder: takes ``line.json``, ``step.pt``, ``steps.json`` and ``table/``; called again with it, the job goes on.
         latency_ms: of ``net``, measured.
         variants, table: see :func:`.pruning_predictor`.
 
@@ -68,18 +67,24 @@ def descend(
     )
     subject.to(device)
     optimizer = build_optimizer(subject, recipe.model_copy(update={"lr": recipe.lr * settings.lr}))
-    pruner = Pruner(subject, groups, costs, loss_of(subject), optimizer, settings, recipe.clip)
+    pruner = Pruner(
+        subject, groups, costs, loss_of(subject), optimizer, settings, recipe.clip, channels_last=recipe.channels_last
+    )
     checkpoint = folder / "step.pt"
     restore(pruner, checkpoint)
-    if recipe.channels_last:
-        subject.to(memory_format=torch.channels_last)
     scales = Scales(net, target, size, latency_ms)
-    # One factor from predicted to measured, found on the network as it is; the landing corrects what it misses.
-    ratio = scales.of(subject) / pruner.predicted
-    schedule(pruner, limit / ratio, say, lambda: save(pruner, checkpoint))
-    landing = land(pruner, scales, limit, say)
+    line = _line(folder / "line.json", pruner, scales, limit)
+    schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint))
+    landing = land(pruner, scales, line, limit, say)
     write_json(folder / "steps.json", pruner.state.history)
     return subject.cpu().eval(), landing
+
+
+def _line(file: Path, pruner: Pruner, scales: Scales, limit: float) -> Line:
+    """Kept in ``file``: a job that goes on aims at what it aimed at before."""
+    if not file.exists():
+        write_json(file, calibrated(pruner, scales, limit).points)
+    return Line(read_json(file))
 
 
 def _groups(net: nn.Module, size: tuple[int, int], first: bool) -> Groups:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from ..targets import Target
 from ..targets.measure import Measurement, distinguishable, interleaved
+from .allocate import OutOfReachError
 from .schedule import Pruner, Say
 
 SECONDS, VERDICT_SECONDS = 2.5, 6.0
@@ -57,22 +59,65 @@ class Scales:
         return self.latency_ms * distinguishable(whole, pruned).ratio
 
 
-def land(pruner: Pruner, scales: Scales, limit: float, say: Say) -> Landing:
-    """Train one more interval, then solve and measure until the latency is right, and prune so.
+class Line:
+    """From measured to predicted: a line between the two measured networks that enclose a latency.
 
-    Predictions are scaled by what the measurements say. Where no solution comes near enough, the slowest one within
-    the limit is taken, and where there is none, the fastest.
+    Args:
+        points: (measured, predicted) latency of networks, in ms.
+    """
+
+    def __init__(self, points: Iterable[Sequence[float]] = ()) -> None:
+        self.points = [(measured, predicted) for measured, predicted in points]
+
+    def add(self, measured: float, predicted: float) -> None:
+        """A network that was measured, with what had been predicted for it."""
+        self.points.append((measured, predicted))
+
+    def predicted(self, measured: float) -> float:
+        """What is to be predicted for a network that shall measure so much."""
+        below = max((point for point in self.points if point[0] <= measured), default=None)
+        above = min((point for point in self.points if point[0] > measured), default=None)
+        if below is not None and above is not None and below[1] < above[1]:
+            return below[1] + (measured - below[0]) / (above[0] - below[0]) * (above[1] - below[1])
+        nearest = min(self.points, key=lambda point: abs(point[0] - measured))
+        return nearest[1] * measured / nearest[0]
+
+
+def calibrated(pruner: Pruner, scales: Scales, limit: float) -> Line:
+    """Measure the network as it is and with as little as may be left: predictions are trusted between the two.
 
     Raises:
-        OutOfReachError: the least widths are predicted to be over the limit.
+        OutOfReachError: the least network is measured to be over the limit.
     """
-    interval = pruner.train_interval()
-    now, settings = scales.of(pruner.net), pruner.settings
+    line = Line()
+    line.add(scales.of(pruner.net), pruner.predicted)
+    smallest = copy.deepcopy(pruner.net)
+    pruner.groups.prune(smallest, {name: range(count) for name, count in pruner.least.items()})
+    measured = scales.of(smallest)
+    if measured > limit:
+        raise OutOfReachError(
+            f"pruning alone cannot reach {limit:g} ms: with as little as may be left of every group the network still "
+            f"takes {measured:.2f} ms. Allow more, or take a smaller network or input"
+        )
+    line.add(measured, pruner.costs.total(pruner.least))
+    return line
+
+
+def land(pruner: Pruner, scales: Scales, line: Line, limit: float, say: Say) -> Landing:
+    """Train one more interval, then solve and measure until the latency is right, and prune so.
+
+    Where no solution comes near enough, the slowest one within the limit is taken, and where there is none, the
+    fastest.
+
+    Args:
+        line: what measurements so far tell of predictions; those made here are added.
+    """
+    interval, settings = pruner.train_interval(), pruner.settings
+    line.add(scales.of(pruner.net), pruner.predicted)
     aim = limit * (1 - settings.close / 2)
-    predicted = pruner.predicted * min(1.0, aim / now)
     tried: list[tuple[float, dict[str, int]]] = []
     for attempt in range(settings.attempts):
-        widths = pruner.plan(interval, predicted)
+        widths = pruner.plan(interval, line.predicted(aim))
         if any(widths == known for _, known in tried):
             break
         tried.append((scales.of(pruner.preview(interval, widths)), widths))
@@ -80,7 +125,7 @@ def land(pruner: Pruner, scales: Scales, limit: float, say: Say) -> Landing:
         say(f"land: attempt {attempt + 1} measures {latency:.2f} ms for {limit:g} ms")
         if limit * (1 - settings.close) <= latency <= limit:
             break
-        predicted *= aim / latency
+        line.add(latency, pruner.costs.total(widths))
     within = [found for found in tried if found[0] <= limit]
     latency, widths = max(within, key=lambda found: found[0]) if within else min(tried, key=lambda found: found[0])
     pruner.apply(interval, widths)

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from ..config import Config
 from ..errors import CatchweightError
 from ..train.checkpoints import load_state, save_state
-from .allocate import METHODS, OutOfReachError, Problem
+from .allocate import METHODS, Problem
 from .channels import Groups, Ints, removal
 from .importance import TaylorImportance, Values, magnitude_importance
 from .latency import NetworkCosts
@@ -91,6 +91,8 @@ class Pruner:
         optimizer: over the parameters of ``net``; its state is pruned along.
         settings: the schedule.
         clip: largest norm of the gradient; 0 for no limit.
+        channels_last: memory layout that the weights are kept in, also after pruning: sums depend on it in their last
+            bits, and a job that goes on shall end with the same weights.
     """
 
     def __init__(
@@ -102,11 +104,14 @@ class Pruner:
         optimizer: Optimizer,
         settings: HalpSettings,
         clip: float = 0.0,
+        *,
+        channels_last: bool = False,
     ) -> None:
         if not groups.groups:
             raise CatchweightError(f"no channel of {type(net).__name__} can be pruned: {_reasons(groups)}")
         self.net, self.groups, self.costs, self.loss, self.optimizer = net, groups, costs, loss, optimizer
-        self.settings, self.clip = settings, clip
+        self.settings, self.clip, self.channels_last = settings, clip, channels_last
+        self._lay_out()
         self.bundles = bundles(costs, groups.widths)
         self.full = groups.widths
         self.state = State(kept={group.name: list(range(group.units)) for group in groups.groups})
@@ -116,6 +121,7 @@ class Pruner:
         keep = {name: np.asarray(units) for name, units in state.kept.items()}
         shrink_optimizer(self.optimizer, self.net, removal(self.net, self.groups.groups, keep))
         self.groups = self.groups.prune(self.net, keep)
+        self._lay_out()
         self.state = state
 
     @property
@@ -123,9 +129,10 @@ class Pruner:
         """Cost at the present widths."""
         return self.costs.total(self.groups.widths)
 
-    def least(self) -> float:
-        """Predicted cost with as little as the settings allow."""
-        return self.costs.total(self._problem({}, 0.0).least)
+    @property
+    def least(self) -> dict[str, int]:
+        """As little of every group as the settings allow."""
+        return self._problem({}, 0.0).least
 
     def train_interval(self) -> Interval:
         """Train for one interval and take the importances on the way."""
@@ -149,8 +156,9 @@ class Pruner:
         return Interval(found, magnitude_importance(self.net, self.groups.groups) if by_size else found)
 
     def plan(self, interval: Interval, limit: float) -> dict[str, int]:
-        """Units to keep of every group for a predicted cost within ``limit``; OutOfReachError if that cannot be."""
-        return METHODS[self.settings.method](self._problem(interval.ranking, limit))
+        """Units to keep of every group for a predicted cost within ``limit``, the least ones where it is below that."""
+        within = max(limit, self.costs.total(self.least) * (1 + 1e-9))
+        return METHODS[self.settings.method](self._problem(interval.ranking, within))
 
     def apply(self, interval: Interval, widths: Mapping[str, int]) -> None:
         """Prune to these widths, the least important units first."""
@@ -160,6 +168,7 @@ class Pruner:
         self.state.kept = {name: [units[place] for place in keep[name]] for name, units in self.state.kept.items()}
         shrink_optimizer(self.optimizer, self.net, removal(self.net, self.groups.groups, keep))
         self.groups = self.groups.prune(self.net, keep)
+        self._lay_out()
 
     def preview(self, interval: Interval, widths: Mapping[str, int]) -> nn.Module:
         """A copy of the network, pruned to these widths."""
@@ -175,6 +184,10 @@ class Pruner:
             {"step": self.state.step, "predicted_ms": self.predicted, "share": self.state.share, **figures}
         )
 
+    def _lay_out(self) -> None:
+        if self.channels_last:
+            self.net.to(memory_format=torch.channels_last)
+
     def _problem(self, values: Values, limit: float) -> Problem:
         allowed = options(self.groups.widths, self.bundles)
         floors = {name: max(1, math.ceil(self.settings.least * self.full[name])) for name in allowed}
@@ -189,17 +202,8 @@ def schedule(pruner: Pruner, end: float, say: Say, save: Callable[[], None]) -> 
         pruner: goes on from where its state stands.
         end: predicted cost after the last step.
         save: called after each step.
-
-    Raises:
-        OutOfReachError: a step's cost cannot be reached.
     """
     steps = pruner.settings.steps
-    least = pruner.least()
-    if least > end:
-        raise OutOfReachError(
-            f"pruning alone cannot bring the network there: with as little as may be left it is predicted to take "
-            f"{least / end:.2f} times as long. Take a smaller network or input, or let groups keep less"
-        )
     begun = time.monotonic()
     first = pruner.state.step
     start = pruner.state.history[0]["start"] if pruner.state.history else pruner.predicted

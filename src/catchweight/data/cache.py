@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import platformdirs
 
 from ..errors import CatchweightError
-from ..files import written_aside
+from ..files import cache_folder, written_aside
 from .dataset import Sample
 
 if TYPE_CHECKING:
@@ -30,9 +29,8 @@ OPEN_MAPS = 4096
 
 
 def default_folder() -> Path:
-    """``$CATCHWEIGHT_CACHE`` when set, else the user's cache folder of this machine."""
-    named = os.environ.get("CATCHWEIGHT_CACHE")
-    return Path(named) if named else Path(platformdirs.user_cache_dir("catchweight")) / "pixels"
+    """``$CATCHWEIGHT_CACHE/pixels`` when set, else in the user's cache folder of this machine."""
+    return cache_folder("pixels")
 
 
 class PixelCache:

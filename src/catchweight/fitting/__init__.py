@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from .job import native_size, prepare
 from .main import BudgetMissedError, FitResult, PointResult, describe_plan, fit
-from .settings import FitSettings, SearchSettings
+from .settings import CompressionSettings, FitSettings, SearchSettings
 
 __all__ = [
-    "BudgetMissedError", "FitResult", "FitSettings", "PointResult", "SearchSettings", "describe_plan", "fit",
-    "native_size", "prepare",
+    "BudgetMissedError", "CompressionSettings", "FitResult", "FitSettings", "PointResult", "SearchSettings",
+    "describe_plan", "fit", "native_size", "prepare",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..budget import Budget
+from ..budget import Budget, Limit
+from ..compress.quantize import RUNTIMES
 from ..config import override
 from ..data import SegmentationData, open_data
 from ..data.cache import PixelCache
@@ -25,6 +26,8 @@ Budgets = Budget | str | Sequence[Budget | str]
 
 AFTERWARDS_S = 60.0
 """Seconds set aside under ``--time``, for each budget, for export, verification, measuring and the report."""
+COMPRESSED = "compress"
+"""Folder of a point that takes all that its compression does."""
 
 
 @dataclass
@@ -64,12 +67,17 @@ class Job:
         """One for each budget, the widest first; a single one lives in the run folder itself."""
         if len(self.budgets) == 1:
             return (Point(self.budgets[0], self.run, self.say),)
-        return tuple(self._point(budget) for budget in self.budgets)
+        return tuple(self._point(budget, len(self.budgets) - place) for place, budget in enumerate(self.budgets))
 
-    def _point(self, budget: Budget) -> Point:
+    @property
+    def searched(self) -> tuple[Budget, ...]:
+        """The budgets that a network must be found for: with compression the relaxed ones."""
+        return tuple(relaxed(budget, self.settings.compress.relaxation) for budget in self.budgets)
+
+    def _point(self, budget: Budget, to_come: int) -> Point:
         name = "".join(c if c.isalnum() or c == "." else "-" for c in str(budget).replace("<=", "-"))
         run = Run(self.run.path("points", name), self.request | {"budget": str(budget)})
-        return Point(budget, run, lambda line: self.say(f"[{budget}] {line}"))
+        return Point(budget, run, lambda line: self.say(f"[{budget}] {line}"), to_come)
 
 
 @dataclass
@@ -79,6 +87,32 @@ class Point:
     budget: Budget
     run: Run
     say: Say
+    to_come: int = 1
+    """Budgets that share the time left, this one included."""
+    part: float = 1.0
+    """Of this budget's time, what the race may take."""
+
+    def race(self, name: str, budget: Budget, part: float) -> Point:
+        """One of several races for this budget, in a folder of its own below the point's."""
+        run = Run(self.run.path(COMPRESSED, name), self.run.request | {"budget": str(budget)})
+        return Point(budget, run, lambda line: self.say(f"{name}, {line}"), self.to_come, part)
+
+
+def relaxed(budget: Budget, factor: float) -> Budget:
+    """The budget with its limit on latency multiplied by ``factor``, to six digits; others stay as they are."""
+    if factor == 1:
+        return budget
+    return Budget(
+        tuple(
+            Limit(limit.name, float(f"{limit.value * factor:.6g}")) if limit.name == "latency" else limit
+            for limit in budget.limits
+        )
+    )
+
+
+def latency_limit(budget: Budget) -> float | None:
+    """In ms; ``None`` where latency is not limited."""
+    return next((limit.value for limit in budget.limits if limit.name == "latency"), None)
 
 
 def prepare(
@@ -103,6 +137,7 @@ def prepare(
     settings = override(settings or FitSettings(), set_)
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
     place = Target.parse(target, threads=threads)
+    _check_compression(settings, budgets, place)
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data), seed=seed)
     base = size or native_size(opened)
     request = {
@@ -113,9 +148,20 @@ def prepare(
         "size": list(base),
         "weights": weights,
         "minutes": minutes,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.asked(),
     }
     return Job(request, opened, budgets, place, settings, base, weights, say, Path(run))
+
+
+def _check_compression(settings: FitSettings, budgets: Sequence[Budget], target: Target) -> None:
+    """Raises UsageError where the steps that are wanted cannot be taken."""
+    steps = settings.compress
+    if steps.steps == "none":
+        return
+    if any(latency_limit(budget) is None for budget in budgets):
+        raise UsageError('compression works towards a latency: limit it, e.g. --budget "latency<=15ms"')
+    if steps.quantises and str(target) not in RUNTIMES:
+        raise UsageError(f"{target} does not serve our int8 files, {' or '.join(RUNTIMES)} does: use --compress prune")
 
 
 def read_budgets(wanted: Budgets) -> tuple[Budget, ...]:
@@ -148,4 +194,16 @@ def native_size(data: SegmentationData) -> Size:
     return int(height), int(width)
 
 
-__all__ = ["AFTERWARDS_S", "Budgets", "Job", "Point", "Say", "native_size", "prepare", "read_budgets"]
+__all__ = [
+    "AFTERWARDS_S",
+    "COMPRESSED",
+    "Budgets",
+    "Job",
+    "Point",
+    "Say",
+    "latency_limit",
+    "native_size",
+    "prepare",
+    "read_budgets",
+    "relaxed",
+]

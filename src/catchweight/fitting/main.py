@@ -2,6 +2,9 @@
 
     check data -> find candidates (a route) -> for each budget: race -> train -> export -> measure -> report
 
+With compression a budget has two races, and the winner of the second, relaxed one is pruned and quantised: see
+``chain.py``.
+
 Every stage writes its result into the run folder before the next begins; killed and called again with the same
 request, ``fit`` goes on where it was.
 """
@@ -22,6 +25,8 @@ from ..front import Candidate, Front
 from ..report.build import write_run_report
 from ..spaces.segmentation import Size
 from ..spaces.whole import label
+from .chain import compressed, reconsider
+from .estimate import with_compression
 from .job import AFTERWARDS_S, Budgets, Job, Point, Say, prepare
 from .one_shot import OneShotRoute
 from .race import Route, race
@@ -162,10 +167,11 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
     if run is not job.run:
         run.stage("data", lambda: job.run.result("data"))
         save_yaml(run.path("fit.yaml"), job.settings)
-    final = race(job, route, point)
+    compress = job.settings.compress.steps != "none"
+    final = compressed(job, route, point) if compress else race(job, route, point)
     missed = point.budget.violations(final.cost)
     if missed:
-        run.forget("measure")
+        reconsider(point) if compress else run.forget("measure")
         error = BudgetMissedError(
             f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). The same "
             "command measures again, should the machine have been busy; else raise search.headroom "
@@ -202,4 +208,6 @@ def describe_plan(job: Job) -> dict[str, Any]:
     Raises:
         CatchweightError: the budget is out of reach; tells by how much.
     """
-    return route_of(job).describe()
+    route = route_of(job)
+    plan = route.describe()
+    return plan if job.settings.compress.steps == "none" else with_compression(job, plan, route.longest_epoch())

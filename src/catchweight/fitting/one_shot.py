@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..budget import Budget
 from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
@@ -125,7 +126,7 @@ class OneShotRoute(SpaceRoute):
         return SupernetScore(self.space, self.job.data, self.job.cache)
 
     def _explore(self) -> dict[str, Any]:
-        """Search the members below the loosest budget; one search serves all budgets."""
+        """Search the members below the loosest budget; one search serves all budgets, relaxed ones included."""
         job, count = self.job, self.settings.evaluations
         begun = time.monotonic()
         self.score(self.space.largest())
@@ -137,7 +138,7 @@ class OneShotRoute(SpaceRoute):
             decisions=self.space.decisions(),
             evaluate=self.score,
             cost=self.predicted,
-            budgets=tuple(without_unpredictable(budget) for budget in job.budgets),
+            budgets=tuple(without_unpredictable(budget) for budget in self._served()),
             storage=job.run.path("explore.journal"),
             seed=job.settings.train.seed,
             headroom=self.settings.headroom,
@@ -145,6 +146,12 @@ class OneShotRoute(SpaceRoute):
         front = strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
         write_json(job.run.path("explored.json"), front.to_json())
         return {"evaluations": len(front.candidates)}
+
+    def _served(self) -> tuple[Budget, ...]:
+        """The budgets that members are wanted for; with compression also those asked for, as far as within reach."""
+        searched = self.job.searched
+        direct = (budget for budget in self.job.budgets if budget not in searched)
+        return (*searched, *(budget for budget in direct if self.look_ahead(budget).reachable))
 
     @cached_property
     def _explored(self) -> Front:

@@ -53,12 +53,19 @@ class Route(Protocol):
     def objective(self) -> Objective | None:
         """What its training optimises besides the recipe's loss."""
 
+    def longest_epoch(self) -> float:
+        """Seconds of an epoch of a large candidate, for estimates."""
+
     def describe(self) -> dict[str, Any]:
         """For ``--dry-run``: what would be done, and how many minutes it would take."""
 
 
-def race(job: Job, route: Route, point: Point) -> Candidate:
-    """Do all stages of one point; returns the network that was chosen, with the cost of its exported file."""
+def race(job: Job, route: Route, point: Point, *, blocks: bool = True) -> Candidate:
+    """Do all stages of one point; returns the network that was chosen, with the cost of its exported file.
+
+    Args:
+        blocks: whether to tell which of its blocks waste the device.
+    """
     run, say = point.run, point.say
     screening = load_screening(run.stage("screen", lambda: dump_screening(route.candidates(point))))
     plan = run.stage("plan", lambda: _plan(job, route, point, screening))
@@ -72,7 +79,8 @@ def race(job: Job, route: Route, point: Point) -> Candidate:
         raise CatchweightError(f"{run.path('model.onnx')} is not the network that was trained: {exported['message']}")
     measured = run.stage("measure", lambda: _measure(job, point, winner, trained["score"], plan["epochs"]))
     final = Candidate.from_json(measured)
-    run.stage("blocks", lambda: _blocks(job, point))
+    if blocks:
+        run.stage("blocks", lambda: told_blocks(job, point))
     _write_front(run.path("front.json"), front, final, route.others())
     return final
 
@@ -112,9 +120,9 @@ def _plan(job: Job, route: Route, point: Point, screening: Screening) -> dict[st
 
 
 def _share(job: Job, point: Point) -> float | None:
-    """Seconds for this point: what is left, shared with those to come."""
+    """Seconds for this race: of what is left, shared with the points to come, the part that it may take."""
     left = job.left()
-    return None if left is None else left / (len(job.points) - job.points.index(point))
+    return None if left is None else point.part * left / point.to_come
 
 
 def _search(job: Job, route: Route, point: Point, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
@@ -166,28 +174,41 @@ def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int)
 
 
 def _export(job: Job, point: Point, winner: Candidate) -> dict[str, Any]:
-    net, meta = load_network(point.run.path("model.pt"))
-    size = size_of(winner.arch)
     point.say("export: ONNX, then compare with the trained network on the validation images")
-    path = export(net, point.run.path("model.onnx"), size=size, classes=job.data.classes, meta=meta)
+    check = exported(job, point.run.folder, size_of(winner.arch))
+    point.say(f"export: {check['message']}")
+    return check
+
+
+def exported(job: Job, folder: Path, size: tuple[int, int]) -> dict[str, Any]:
+    """Export ``model.pt`` of a folder to ``model.onnx`` and compare the two; the verification, kept as well."""
+    net, meta = load_network(folder / "model.pt")
+    path = export(net, folder / "model.onnx", size=size, classes=job.data.classes, meta=meta)
     check = verify(path, net, EvalLoader(job.data, "val", size, 8, job.cache), job.data.classes)
-    write_json(point.run.path("verification.json"), check.to_json())
-    point.say(f"export: {check.message}")
+    write_json(folder / "verification.json", check.to_json())
     return check.to_json()
 
 
 def _measure(job: Job, point: Point, winner: Candidate, score: float, epochs: int) -> dict[str, Any]:
-    """Measure the exported file three times, each with a fresh session, and take the middle one."""
-    path = point.run.path("model.onnx")
-    measured = [job.target.measure(path) for _ in range(3)]
-    middle = sorted(measured, key=lambda m: m.median_ms)[1]
-    write_json(point.run.path("latency.json"), {"all": [m.to_json() for m in measured], "used": middle.to_json()})
+    cost = measured(job, point, point.run.path("model.onnx"), winner.cost)
+    return Candidate(winner.arch, cost, score, "chosen", epochs).to_json()
+
+
+def measured(job: Job, point: Point, path: Path, cost: Cost) -> Cost:
+    """Measure an exported file three times, each with a fresh session, and take the middle one.
+
+    Args:
+        path: ``latency.json`` is written beside it.
+        cost: of its network; latency and size of the file are those of this file instead.
+    """
+    found = [job.target.measure(path) for _ in range(3)]
+    middle = sorted(found, key=lambda m: m.median_ms)[1]
+    write_json(path.with_name("latency.json"), {"all": [m.to_json() for m in found], "used": middle.to_json()})
     point.say(f"measure: {middle.median_ms:.2f} ms on {job.target} (spread {middle.spread:.0%})")
-    known_cost = winner.cost.to_json() | {"latency_ms": middle.median_ms, "file_bytes": float(path.stat().st_size)}
-    return Candidate(winner.arch, Cost.from_json(known_cost), score, "chosen", epochs).to_json()
+    return replace(cost, latency_ms=middle.median_ms, file_bytes=float(path.stat().st_size))
 
 
-def _blocks(job: Job, point: Point) -> dict[str, Any]:
+def told_blocks(job: Job, point: Point) -> dict[str, Any]:
     """Which blocks of the chosen network waste the device; only told where the runtime tells their times."""
     if not observable(job.target):
         return {"told": False}
@@ -211,4 +232,14 @@ def _write_front(path: Path, front: Front, final: Candidate, others: Iterable[Ca
     write_json(path, Front((final, *raced, *rest)).to_json())
 
 
-__all__ = ["Route", "dump_screening", "epoch_seconds", "images", "load_screening", "race"]
+__all__ = [
+    "Route",
+    "dump_screening",
+    "epoch_seconds",
+    "exported",
+    "images",
+    "load_screening",
+    "measured",
+    "race",
+    "told_blocks",
+]

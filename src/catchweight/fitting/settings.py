@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from ..compress import HalpSettings
+from ..compress.quantize import TOLERANCE, QuantizeSettings
+from ..compress.tables import VARIANTS
 from ..config import Config
+from ..errors import UsageError
 from ..search import strategy_named
 from ..spaces.whole import NETWORKS
 from ..train import Recipe, finetune
@@ -62,8 +66,75 @@ class SearchSettings(Config):
     """Whole and random: at most so many candidates are trained; of whole ones the slowest within the budget."""
 
 
+class CompressionSettings(Config):
+    """What is done to the network that won under a relaxed budget, to bring it into the one that was asked for."""
+
+    steps: Literal["none", "int8", "prune", "all"] = "none"
+    """"none": networks are as they were trained. Otherwise the search runs a second time under a relaxed latency, and
+    its winner is pruned, quantised, or both; what comes out is taken if it beats the network found without."""
+    relax_int8: float = Field(1.6, gt=1)
+    """The relaxed latency as a multiple of the one asked for, by what int8 will win back. Dense convolutions gain 2 and
+    more here; depthwise ones and layers that stay in float gain less, and pruning must make up for what is missing."""
+    relax_prune: float = Field(1.4, gt=1)
+    """The same for pruning; with both steps the two are multiplied. HALP's networks lose nothing at about half of their
+    latency, but they are much larger than ours, so a good quarter is asked of pruning."""
+    tolerance: float = Field(TOLERANCE, ge=0)
+    """Points of val mIoU that a step may cost; otherwise it is refused, and its input goes on."""
+    prune_tolerance: float | None = Field(None, ge=0)
+    """The same for pruning alone; by default ``tolerance``."""
+    epochs: int = Field(30, ge=1)
+    """Of fine-tuning after pruning; the recipe is that of ``train``."""
+    distill: float = Field(1.0, ge=0)
+    """Weight of the distillation from the network as it was before pruning; 0 leaves it out."""
+    variants: int = Field(VARIANTS, ge=0)
+    """Prunings of the network that are timed on the target, so that the others can be predicted."""
+    ablation: Literal["cheap", "full"] = "cheap"
+    """"full": fine-tune once more without distillation, to tell what that gave."""
+    prune: HalpSettings = HalpSettings()
+    """The pruning schedule."""
+    int8: QuantizeSettings = QuantizeSettings()
+    """How int8 is made."""
+
+    @property
+    def prunes(self) -> bool:
+        return self.steps in ("prune", "all")
+
+    @property
+    def quantises(self) -> bool:
+        return self.steps in ("int8", "all")
+
+    @property
+    def relaxation(self) -> float:
+        """By how much the latency is relaxed in all; 1 without compression."""
+        return (self.relax_int8 if self.quantises else 1.0) * (self.relax_prune if self.prunes else 1.0)
+
+    @property
+    def pruning_tolerance(self) -> float:
+        return self.tolerance if self.prune_tolerance is None else self.prune_tolerance
+
+
 class FitSettings(Config):
-    """Everything ``--set`` reaches: ``search.*`` and ``train.*``."""
+    """Everything ``--set`` reaches: ``search.*``, ``train.*`` and ``compress.*``."""
 
     search: SearchSettings = SearchSettings()
     train: Recipe = finetune()
+    compress: CompressionSettings = CompressionSettings()
+
+    def asked(self) -> dict[str, Any]:
+        """As a run folder remembers them. Without compression its keys are left out, so that the request is the very
+        one of versions that had none.
+
+        Raises:
+            UsageError: settings of a compression that is not wanted.
+        """
+        values = self.model_dump(mode="json")
+        if self.compress.steps == "none":
+            if self.compress != CompressionSettings():
+                raise UsageError(
+                    "settings below compress. change nothing without compression: add --compress int8, prune or all"
+                )
+            del values["compress"]
+        return values
+
+
+__all__ = ["CompressionSettings", "FitSettings", "SearchSettings"]

@@ -98,7 +98,7 @@ class SpaceRoute:
         job = self.job
         with tempfile.TemporaryDirectory() as store:
             cost_of = measuring(self._plain, job.target, Path(store), job.say)
-            found = [self.look_ahead(budget, cost_of) for budget in job.budgets]
+            found = [self.look_ahead(budget, cost_of) for budget in job.searched]
         for ahead in found:
             ahead.check(job.target)
         new = [subject for subject in self.subjects() if (subject.label, subject.size) not in self.table]
@@ -133,7 +133,7 @@ class SpaceRoute:
         return reach(budget, smallest, largest, cost or self.measured, headroom=self.settings.headroom)
 
     def reach(self) -> dict[str, Any]:
-        found = [self.look_ahead(budget) for budget in self.job.budgets]
+        found = [self.look_ahead(budget) for budget in self.job.searched]
         for ahead in found:
             self.job.say(f"reach: {ahead}")
         for ahead in found:
@@ -200,6 +200,9 @@ class SpaceRoute:
         """An epoch of the largest member; finalists take less."""
         recipe = self.recipe(1)
         return step_seconds(self.space, recipe, self.job.data.classes) * images(self.job) / recipe.batch
+
+    def longest_epoch(self) -> float:
+        return self.alone_seconds()
 
     def recipe(self, epochs: int) -> Recipe:
         return self.job.recipe(self.sizes[0], epochs).model_copy(update={"eval_every": 5})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ class WholeRoute:
     def objective(self) -> Objective | None:
         return None
 
+    def longest_epoch(self) -> float:
+        return max(seconds for _, seconds in self._ladders)
+
+    @cached_property
+    def _ladders(self) -> list[tuple[Arch, float]]:
+        """The largest member of every ladder, and estimated seconds of one of its epochs."""
+        archs = [ladder[0] for ladder in self.space.ladders()]
+        return [(arch, epoch_seconds(self.job, self, arch)) for arch in archs]
+
     def describe(self) -> dict[str, Any]:
         """Trains nothing and leaves nothing: the smallest and the largest candidate are measured from a temporary
         folder. Screening all would take as long as the real thing, so the plan counts every ladder once.
@@ -69,12 +79,13 @@ class WholeRoute:
                 look_ahead(
                     self.space, budget, job.target, job.classes, Path(store), headroom=settings.headroom, say=job.say
                 )
-                for budget in job.budgets
+                for budget in job.searched
             ]
         for found in ahead:
             found.check(job.target)
-        archs = [ladder[0] for ladder in self.space.ladders()]
-        seconds = [epoch_seconds(job, self, arch) for arch in archs][: settings.most]
-        plan = fitting_plan(sorted(seconds, reverse=True), job.settings.train.epochs, settings.eta, None)
+        archs, seconds = zip(*self._ladders, strict=True)
+        plan = fitting_plan(
+            sorted(seconds[: settings.most], reverse=True), job.settings.train.epochs, settings.eta, None
+        )
         plan["minutes"] = round(plan["minutes"] * len(job.budgets), 2)
         return {"reach": "; ".join(map(str, ahead))} | plan | {"candidates_listed": [label(arch) for arch in archs]}

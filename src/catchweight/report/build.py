@@ -20,10 +20,24 @@ from .examples import ensure_examples
 from .front_plot import candidate_name
 from .history import front_so_far, search_history
 from .html import Example, PointRow, ReportData, Snippet, Source, StageRow, Verdict, write_report
-from .inputs import Ablation, Blocks, Data, Input, Latency, Predictions, Score, Verified, read_baselines, read_input
+from .inputs import (
+    Ablation,
+    Blocks,
+    Chain,
+    Data,
+    Input,
+    Latency,
+    Predictions,
+    Score,
+    Verified,
+    read_baselines,
+    read_input,
+)
 
 RACE = ("data", "screen", "plan", "search", "train", "export", FINAL_STAGE)
 """Stages that every budget goes through; a search may have more before them."""
+COMPRESSION = ("data", "direct", "relaxed", "choose", "export", FINAL_STAGE)
+"""The same with compression, whose two races have stages of their own; which steps follow them shows on the way."""
 
 T = TypeVar("T")
 
@@ -69,6 +83,7 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
         evaluations=reader(lambda: search_history(run), ()),
         blocks=reader(lambda: read_input(Blocks, run.path("blocks.json")), None),
         predictions=reader(lambda: read_input(Predictions, run.found("predictions.json")), None),
+        chain=reader(lambda: read_input(Chain, run.path("chain.json")), None),
         ablation=reader(lambda: read_input(Ablation, run.path("ablation.json")), None),
         file_bytes=chosen.cost.file_bytes if chosen else None,
         history=reader(lambda: _history(run), ()),
@@ -236,7 +251,9 @@ def _stages(run: Run) -> tuple[StageRow, ...]:
     done = [*shared, *((name, run) for name in run.stages())]
     rows = [StageRow(name=name, seconds=holder.seconds(name)) for name, holder in done]
     known = {row.name for row in rows}
-    missing = () if run.points else (StageRow(name=name) for name in RACE if name not in known)
+    compresses = "compress" in run.request.get("settings", {})
+    expected = () if run.points else COMPRESSION if compresses else RACE
+    missing = (StageRow(name=name) for name in expected if name not in known)
     return (*rows, *missing)
 
 
@@ -271,6 +288,7 @@ def _sources(run: Run) -> list[Source]:
         ("search history", "explore.journal", "Optuna study: members scored with the supernet's weights"),
         ("blocks", "blocks.json", "ONNX Runtime's profile against the device's measured peaks"),
         ("predicted latency", "predictions.json", "networks that the predictor had not seen"),
+        ("steps of the compression", "chain.json", "each file measured on the target with fresh sessions"),
         ("stages left out", "ablation.json", "as the run wrote it"),
         ("baselines", "baselines.json", "as the run wrote it"),
         ("example images", "examples/examples.json", "predicted by the exported file"),

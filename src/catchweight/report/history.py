@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     import optuna
 
 SUPERNET_NOTE = "supernet score at predicted latency"
-STUDIES = {"explore.journal": "supernet", "study.db": "race"}
+STUDIES = {
+    "explore.journal": "supernet",
+    "study.db": "race",
+    "compress/direct/study.db": "race under the budget",
+    "compress/relaxed/study.db": "race under the relaxed budget",
+}
 """Optuna's files in a run folder, and what the scores in them are of."""
 
 
@@ -46,6 +51,10 @@ def front_so_far(run: Run) -> Front:
     known = known_front(run)
     if any(candidate.score is not None for candidate in known.candidates):
         return known
+    races = [Run(path.parent) for path in sorted(run.folder.glob("compress/*/run.json")) if _is_race(path.parent)]
+    if races:
+        found = Front().merge(*map(front_so_far, races)).candidates
+        return Front(tuple(replace(c, note="so far") if c.note == "chosen" else c for c in found))
     scores = {
         int(trial.params.get("candidate", trial.number)): max(trial.intermediate_values.items())
         for study in _studies(run.path("study.db"))
@@ -56,6 +65,10 @@ def front_so_far(run: Run) -> Front:
     explored = run.found("explored.json")
     members = Front.read(explored).candidates if explored.exists() else ()
     return Front((*raced, *(replace(c, note=c.note or SUPERNET_NOTE) for c in members)))
+
+
+def _is_race(folder: Path) -> bool:
+    return (folder / "stages" / "screen.json").exists()
 
 
 def _scored(candidate: Candidate, epochs: int, score: float) -> Candidate:

@@ -29,7 +29,7 @@ from ..front import Candidate, Front
 from ..targets.predictor import ErrorStatement
 from . import plots
 from .front_plot import Baselines, arch_words, candidate_key, candidate_name, front_figure
-from .inputs import Ablation, Blocks, Evaluation, Predictions
+from .inputs import Ablation, Blocks, Chain, Evaluation, Predictions
 
 MAX_IMAGE_WIDTH = 1400
 """Pixels; wider example pictures are shrunk before they go into the page."""
@@ -118,6 +118,8 @@ class ReportData(_Facts):
     """Scores in the order the search found them."""
     blocks: Blocks | None = None
     predictions: Predictions | None = None
+    chain: Chain | None = None
+    """The steps of the compression, where there was one."""
     ablation: Ablation | None = None
     file_bytes: float | None = None
     """Size of the exported file."""

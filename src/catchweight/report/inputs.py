@@ -4,7 +4,10 @@
 ``baselines.json``      ``{NAME: {"candidates": [...]}}``: networks to compare with, in the form of ``front.json``
 ``blocks.json``         ``Roofline.to_json()``: time of the chosen network's blocks, and what the device allows
 ``predictions.json``    ``{"points": [{"name", "predicted_ms", "measured_ms"}]}``: networks the predictor had not seen
-``ablation.json``       ``{"rows": [{"stage", "score", "latency_ms", "note"}]}``: the result with stages left out
+``chain.json``          ``{"rows": [{"step", "score", "latency_ms", "params", "file_bytes", "seconds", "accepted",
+                        "note"}], "chosen", "why"}``: the steps of a compression, in order
+``ablation.json``       ``{"rows": [{"stage", "score", "latency_ms", "seconds", "note"}]}``: the result with stages left
+                        out
 ``history.json``        ``{"evaluations": [{"score", "name", "phase", "epochs"}]}``: scores in the order they were found
                         (without it that of the run's Optuna studies)
 ======================  =============================================================================================
@@ -74,12 +77,37 @@ class Predictions(Input):
     points: tuple[Prediction, ...] = ()
 
 
+class ChainStep(Input):
+    """A step of a compression: the network after it, how long it took, and whether its result was used.
+
+    A step that was refused leaves the network before it as it was.
+    """
+
+    step: str
+    score: float | None = None
+    latency_ms: float | None = None
+    params: float | None = None
+    file_bytes: float | None = None
+    seconds: float | None = None
+    accepted: bool = True
+    note: str = ""
+
+
+class Chain(Input):
+    """``chain.json``; ``chosen`` is "direct" or "compressed", ``why`` says it in a sentence."""
+
+    rows: tuple[ChainStep, ...] = ()
+    chosen: str = ""
+    why: str = ""
+
+
 class Ablated(Input):
     """The result without a stage, or with the stages up to one; the first row is what the others compare to."""
 
     stage: str
     score: float | None = None
     latency_ms: float | None = None
+    seconds: float | None = None
     note: str = ""
 
 
@@ -207,6 +235,8 @@ __all__ = [
     "Ablation",
     "Block",
     "Blocks",
+    "Chain",
+    "ChainStep",
     "Data",
     "Evaluation",
     "History",

@@ -73,7 +73,13 @@ def size_of(arch: Arch) -> tuple[int, int]:
 
 
 def label(arch: Arch) -> str:
-    """A short name, also safe as a folder: ``eseg_lite_s-w0.5-180x240``; a supernet's member has a hash for a name."""
+    """A short name, also safe as a folder: ``eseg_lite_s-w0.5-180x240``; a supernet's member has a hash for a name.
+
+    What was done to the trained network (``compressed``) follows behind: ``+prune+int8``.
+    """
+    done = arch.get("compressed")
+    if done is not None:
+        return "+".join([label(Arch(**{k: v for k, v in arch.items() if k != "compressed"})), *done])
     height, width = size_of(arch)
     if "network" not in arch:
         return f"member-{hashlib.sha256(repr(arch).encode()).hexdigest()[:8]}-{height}x{width}"

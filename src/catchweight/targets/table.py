@@ -12,12 +12,11 @@ from pathlib import Path
 from statistics import mean, median, pstdev
 from typing import Any
 
-import platformdirs
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import CatchweightError
-from ..files import written_aside
+from ..files import cache_folder, written_aside
 from .blocks import Signature
 from .observe import Observation
 from .target import Target
@@ -170,10 +169,10 @@ def entries(rows: Iterator[tuple[Signature, float]]) -> dict[Signature, Entry]:
 
 
 def default_folder(target: Target) -> Path:
-    """Below the user's cache folder, by what the figures hold for."""
+    """Below ``$CATCHWEIGHT_CACHE`` when set, else the user's cache folder, by what the figures hold for."""
     about = json.dumps(target.fingerprint(), sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()[:12]
-    return platformdirs.user_cache_path("catchweight") / "latency" / f"{str(target).replace(':', '-')}-{digest}"
+    return cache_folder("latency") / f"{str(target).replace(':', '-')}-{digest}"
 
 
 def _difference(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -1,0 +1,94 @@
+"""The compression with parts of it left out: ``ablation.json``, which the report shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ..files import copy_file, write_json
+from ..nets import load_network
+from ..spaces.whole import size_of
+from ..train import train
+from .job import COMPRESSED, Job, Point
+from .race import exported, measured
+from .steps import INT8, PRUNE, Made, quantised
+
+UNDISTILLED = "undistilled"
+"""Stage and folder of the fine-tuning without a teacher."""
+
+
+def ablation(
+    point: Point,
+    *,
+    direct: Made | None,
+    trained: Made | None,
+    as_trained: Made | None,
+    pruned: Made | None,
+    ended: Made | None,
+    undistilled: Made | None,
+) -> dict[str, Any]:
+    """Write ``ablation.json``: the whole chain, then without compression, pruning, int8 and distillation.
+
+    Only the last of these costs a training, so it is done where ``compress.ablation=full`` asks for it. A network
+    without one step is not within the budget as a rule: its note says by how much it is over.
+
+    Args:
+        direct: the network found under the budget itself.
+        trained: the winner under the relaxed budget.
+        as_trained: that in int8; None where int8 is not wanted.
+        pruned: that pruned, in float; None where pruning is not wanted.
+        ended: what the chain ended with; None where there was no time for one.
+        undistilled: the same as ``ended``, fine-tuned on the labels alone; None where that was not done.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def add(stage: str, made: Made | None, *stages: str) -> None:
+        if made is not None:
+            rows.append(_row(point, stage, made, stages))
+
+    add("all steps", ended, "relaxed", "int8-as-trained", PRUNE, INT8)
+    add("without compression", direct, "direct")
+    if ended is not None and trained is not None and ended.candidate.arch != trained.candidate.arch:
+        if pruned is not None:
+            add("without pruning", as_trained or trained, "relaxed", "int8-as-trained")
+        if as_trained is not None:
+            add("without int8", pruned or trained, "relaxed", PRUNE)
+        add("without distillation", undistilled, "relaxed", "int8-as-trained", UNDISTILLED)
+    write_json(point.run.path("ablation.json"), {"rows": rows})
+    return {"rows": len(rows)}
+
+
+def without_distillation(job: Job, point: Point, pruned: Made | None, ended: Made | None) -> Made | None:
+    """The chain with its fine-tuning on the labels alone, if that is asked for and there was one to be distilled."""
+    settings = job.settings.compress
+    if settings.ablation != "full" or not settings.distill or pruned is None or ended is None or not pruned.accepted:
+        return None
+    return Made.from_json(point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended)))
+
+
+def _row(point: Point, stage: str, made: Made, stages: tuple[str, ...]) -> dict[str, Any]:
+    over = "; ".join(point.budget.violations(made.candidate.cost))
+    seconds = sum(point.run.seconds(name) or 0.0 for name in stages)
+    told = "; ".join(filter(None, (over or "makes the budget", "" if made.accepted else made.reason)))
+    return {"stage": stage, "score": made.candidate.score, "latency_ms": made.candidate.cost.latency_ms,
+            "seconds": round(seconds, 1), "note": told}  # fmt: skip
+
+
+def _undistilled(job: Job, point: Point, pruned: Made, ended: Made) -> dict[str, Any]:
+    """The very same pruning, fine-tuned on the labels alone, and in int8 where the chain ended so."""
+    name = f"{COMPRESSED}/{UNDISTILLED}"
+    folder, cut = point.run.path(name), point.run.path(COMPRESSED, PRUNE, "pruned.pt")
+    size = size_of(pruned.candidate.arch)
+    epochs = (point.run.result("prune-plan") or {})["epochs"]
+    net, _ = load_network(cut)
+    tuned = train(net, job.data, job.recipe(size, epochs), folder / "finetune", cache=job.cache)
+    copy_file(tuned.best, folder / "model.pt")
+    check = exported(job, folder, size)
+    cost = measured(job, point, folder / "model.onnx", pruned.candidate.cost)
+    candidate = replace(pruned.candidate, cost=cost, score=tuned.score)
+    made = replace(pruned, folder=name, model=f"{name}/model.pt", candidate=candidate, reason=check["message"])
+    in_int8 = INT8 in ended.candidate.arch.get("compressed", ())
+    return (quantised(job, point, made, f"{UNDISTILLED}-int8") if in_int8 else made).to_json()
+
+
+__all__ = ["ablation", "without_distillation"]
