@@ -19,7 +19,7 @@ from catchweight.spaces.elastic_pyramid import ElasticPyramid, Options
 from catchweight.spaces.segmentation import SegmentationSpace
 from catchweight.spaces.testing import SpaceContract, image, trained
 
-TINY = Options(depths=2, widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 7), neck=(0.125, 0.25), repeats=(1, 2))
+TINY = Options(depths=2, widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 7), neck=(0.125, 0.25), repeats=(0, 2))
 SIZES = ((64, 96), (65, 101))
 
 
@@ -75,6 +75,19 @@ def test_eseg_lite_s_is_a_member() -> None:
         torch.testing.assert_close(eseg.eval()(x), space.subnet(arch).eval()(x), rtol=0, atol=0)
 
 
+def test_without_bifpn_layers_a_member_is_a_feature_pyramid() -> None:
+    """The same numbers as timm's backbone under an FPN, whose head is a plain sum as this one's is at first."""
+    space = tiny("test_efficientnet").eval()
+    member = space.subnet(space.canonical({**space.largest(), "repeats": 0, "coarsest": 5})).eval()
+    fpn = build_network(f"timm/test_efficientnet+fpn:width={member.neck.width}", 4).eval()
+    state = {name.replace("neck.layers.outputs", "neck.outputs"): x for name, x in member.state_dict().items()}
+    del state["head.v"]
+    fpn.load_state_dict(state)
+    x = image(SIZES[1])
+    with torch.no_grad():
+        torch.testing.assert_close(member(x), fpn(x), rtol=1e-4, atol=1e-4)
+
+
 def test_sorting_changes_the_order_and_not_the_result() -> None:
     torch.manual_seed(0)
     net = build_network("elastic/test_efficientnet:neck=16", 4, aux=True)
@@ -105,7 +118,8 @@ def test_a_step_of_several_members_has_gradients_and_moves_shared_statistics() -
     space = tiny().train()
     before = copy.deepcopy(space.state_dict())
     losses = []
-    for arch in (space.largest(), space.smallest(), space.sample(random.Random(2))):
+    bare = space.canonical({**space.largest(), "repeats": 0})
+    for arch in (space.largest(), space.smallest(), space.sample(random.Random(2)), bare):
         with space.activate(arch):
             losses.append(space.train_logits(image(SIZES[0])[:1])[0].square().mean())
     torch.stack(losses).sum().backward()

@@ -14,7 +14,7 @@ from catchweight.targets.blocks import blocks
 from catchweight.targets.shape_trace import shape_trace
 from catchweight.targets.trace import trace
 
-OPTIONS = Options(widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 6, 8), neck=(0.25, 0.5), repeats=(1, 2))
+OPTIONS = Options(widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 6, 8), neck=(0.25, 0.5), repeats=(0, 2))
 SIZE = (65, 101)
 
 

@@ -31,7 +31,7 @@ def save_network(path: Path | str, net: SegmentationNet, meta: Mapping[str, Any]
     content = {
         "format": FORMAT,
         "spec": net.spec.to_json(),
-        "weights": {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()},
+        "weights": {name: tensor.detach().cpu() for name, tensor in net.saved_state().items()},
         "pretrained": net.pretrained,
         "meta": dict(meta or {}),
     }

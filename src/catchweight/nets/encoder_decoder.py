@@ -26,7 +26,7 @@ class Decoder:
         min_level: finest level; level l has stride 2**l.
         max_level: coarsest level, at most 9; those above 5 are pooled from the backbone's last map.
         width: channels of neck and head.
-        repeats: BiFPN layers; an FPN has none.
+        repeats: BiFPN layers; 0 is an FPN under ESeg's head. An FPN by name has none.
         act: activation of neck and head.
         resize: "nearest" or "bilinear" between levels.
     """
@@ -48,8 +48,8 @@ class Decoder:
             raise UsageError(f"levels must satisfy 1 <= first < last <= 9, but got {self.min_level}-{self.max_level}")
         if self.min_level > COARSEST_BACKBONE_LEVEL:
             raise UsageError(f"the first level must be 5 or less, but got {self.min_level}")
-        if self.width < 1 or self.repeats < 1:
-            raise UsageError(f"width and repeats must be 1 or more: {self.width}, {self.repeats}")
+        if self.width < 1 or self.repeats < 0:
+            raise UsageError(f"width must be 1 or more and repeats 0 or more: {self.width}, {self.repeats}")
 
     @property
     def levels(self) -> int:

@@ -108,6 +108,10 @@ class SegmentationNet(nn.Module, ABC):
         """Where the maps of ``feature_info`` come out: a module, and the item of its output, e.g. ``backbone[2]``."""
         return [f"backbone[{number}]" for number in range(len(self.feature_info))]
 
+    def saved_state(self) -> Mapping[str, Tensor]:
+        """Weights and buffers of the network that ``spec`` names: all there are, unless this one holds others too."""
+        return self.state_dict()
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) -> logits (B, K, H, W)."""
         return F.interpolate(self.logits(x), size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .bifpn import BiFPN
-from .fpn import FPN
+from .fpn import FPN, TopDown
 
-__all__ = ["FPN", "BiFPN"]
+__all__ = ["FPN", "BiFPN", "TopDown"]

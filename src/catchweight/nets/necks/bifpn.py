@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..layers import SeparableConv, activation, fusion_weights, resize_to
 from ..layers.resize import check_mode, pool_to
 from ..segmentation import FeatureInfo
+from .fpn import TopDown
 from .pyramid import PyramidInputs
 
 
@@ -74,7 +75,7 @@ class BiFPN(nn.Module):
         features: the backbone's maps, finest first.
         width: channels of every level.
         levels: how many levels, 2 or more; 8 on top of strides 4..32 is P2..P9.
-        repeats: BiFPN layers in a row.
+        repeats: BiFPN layers in a row; 0 leaves a single top-down pass, which is an FPN's.
         act: activation name, applied between each node's fusion and its convolution.
         resize: "nearest" or "bilinear" on the way down.
     """
@@ -90,10 +91,16 @@ class BiFPN(nn.Module):
         resize: str = "nearest",
     ) -> None:
         super().__init__()
-        self.width, self.levels = width, levels
+        self.width, self.levels, self.act, self.resize = width, levels, act, check_mode(resize)
         self.inputs = PyramidInputs(features, width, levels)
-        self.layers = nn.Sequential(*(BiFPNLayer(levels, width, act, check_mode(resize)) for _ in range(repeats)))
+        layers = nn.Sequential(*(BiFPNLayer(levels, width, act, resize) for _ in range(repeats)))
+        self.layers: nn.Module = layers if repeats else self.bare()
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[(B, C_i, h_i, w_i)] -> ``levels`` maps (B, width, h_l, w_l), finest first."""
-        return self.layers(self.inputs(maps))
+        levels: list[Tensor] = self.layers(self.inputs(maps))
+        return levels
+
+    def bare(self) -> TopDown:
+        """What stands for no layers at all."""
+        return TopDown(self.levels, self.width, self.act, self.resize)

@@ -39,7 +39,28 @@ class FPN(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """[(B, C_i, h_i, w_i)] -> ``levels`` maps (B, width, h_l, w_l), finest first."""
-        levels = self.inputs(maps)
-        for i in range(len(levels) - 2, -1, -1):
-            levels[i] = levels[i] + resize_to(levels[i + 1], levels[i], self.resize)
-        return [conv(x) for conv, x in zip(self.outputs, levels, strict=True)]
+        return top_down(self.inputs(maps), self.outputs, self.resize)
+
+
+class TopDown(nn.Module):
+    """What an FPN does between its inputs and its head: L levels (B, width, h_l, w_l) -> the same shapes.
+
+    Args:
+        levels, width, act, resize: as of :class:`FPN`.
+    """
+
+    def __init__(self, levels: int, width: int, act: str, resize: str) -> None:
+        super().__init__()
+        self.resize = check_mode(resize)
+        self.outputs = nn.ModuleList(SeparableConv(width, width, act=act) for _ in range(levels))
+
+    def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
+        return top_down(levels, self.outputs, self.resize)
+
+
+def top_down(levels: Sequence[Tensor], outputs: nn.ModuleList, resize: str) -> list[Tensor]:
+    """Each level plus all coarser ones, then its own convolution; finest first. Further ``outputs`` are left out."""
+    found = list(levels)
+    for i in range(len(found) - 2, -1, -1):
+        found[i] = found[i] + resize_to(found[i + 1], found[i], resize)
+    return [conv(x) for conv, x in zip(outputs, found, strict=False)]

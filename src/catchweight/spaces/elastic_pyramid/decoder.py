@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from ...nets.heads import WeightedHead
 from ...nets.layers import fusion_weights, halve
-from ...nets.necks import BiFPN
+from ...nets.necks import BiFPN, TopDown
 from ...nets.necks.bifpn import Fusion
+from ...nets.necks.fpn import top_down
 from ...nets.necks.pyramid import PyramidInputs
 from ..choices import Choice, Width
+from ..elastic import Condition
 from ..structure import Depth, mixed, scored
 from .options import FINEST
 from .sliced import SlicedConv, sliced
@@ -49,7 +51,27 @@ class ElasticInputs(nn.Module):
 
 
 class Repeats(Depth):
-    """A row of BiFPN layers of open length; (levels, each (B, C, h_l, w_l)) -> the same shapes."""
+    """A row of BiFPN layers of open length; (levels, each (B, C, h_l, w_l)) -> the same shapes.
+
+    Args:
+        layers: one after the other.
+        least: fewest.
+        bare: what is done instead where there are none.
+    """
+
+    def __init__(self, layers: Sequence[nn.Module], least: int, bare: TopDown) -> None:
+        super().__init__(layers, least, name="repeats")
+        self.row = tuple(map(str, range(len(layers))))
+        if least == 0:
+            self.outputs, self.resize = bare.outputs, bare.resize
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        return [self.get_submodule(number) for number in self.row]
+
+    def conditions(self) -> dict[str, Condition]:
+        bare = {"outputs": (self.depth, frozenset([0]))} if self.depth.options[0] == 0 else {}
+        return {**super().conditions(), **bare}
 
     def forward(self, levels: Any) -> Any:
         found = {0: levels}
@@ -57,8 +79,14 @@ class Repeats(Depth):
             found[number + 1] = self.get_submodule(str(number))(found[number])
         mixture = self.depth.mixture
         if mixture is None:
-            return [scored(x, self.depth) for x in found[self.depth.value]]
-        return [mixed(maps, mixture) for maps in zip(*(found[depth] for depth in self.depth.options), strict=True)]
+            return [scored(x, self.depth) for x in self._given(found, self.depth.value)]
+        given = [self._given(found, depth) for depth in self.depth.options]
+        return [mixed(maps, mixture) for maps in zip(*given, strict=True)]
+
+    def _given(self, found: dict[int, Any], depth: int) -> list[Tensor]:
+        if depth:
+            return list(found[depth])
+        return top_down(found[0], self.outputs, self.resize)
 
 
 class SlicedFusion(Fusion):
@@ -100,7 +128,9 @@ class SlicedHead(WeightedHead):
 
 
 def open_neck(neck: BiFPN, width: int | Width, coarsest: Choice[int], least: int) -> None:
-    """Open a BiFPN of the largest sizes in place; ``least`` is the fewest layers."""
+    """Open a BiFPN of the largest sizes in place; ``least`` is the fewest layers, none of which make it an FPN."""
+    bare = neck.bare()
+    neck.add_module("aside", bare)  # to be opened with the rest
     for path, module in list(neck.named_modules()):
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             neck.set_submodule(path, sliced(module, width))
@@ -109,7 +139,8 @@ def open_neck(neck: BiFPN, width: int | Width, coarsest: Choice[int], least: int
             neck.set_submodule(path, SlicedFusion(module))
     opened: Any = neck
     opened.inputs = ElasticInputs(neck.inputs, coarsest)
-    opened.layers = Repeats(list(neck.layers), least, name="repeats")
+    opened.layers = Repeats(list(opened.layers), least, bare)
+    del opened.aside
 
 
 __all__ = ["ElasticInputs", "Repeats", "SlicedFusion", "SlicedHead", "for_inputs", "open_neck"]

@@ -31,9 +31,9 @@ class ElasticPyramid(SegmentationSpace):
     """A timm backbone of EfficientNet's kind under a BiFPN; (B, 3, H, W) -> (B, K, H, W).
 
     Open are the stem's and every stage's width, every stage's depth and expansion, the BiFPN's coarsest level, width
-    and layers, and the input size. The largest member has the backbone as published; its pretrained channels are
-    reordered once, the most important first, so that smaller members start from the best part (sorting as in
-    Once-for-All, Cai et al., ICLR 2020; the plan is ESeg's, Meng et al., 2022). Members are the networks
+    and layers (none make it an FPN), and the input size. The largest member has the backbone as published; its
+    pretrained channels are reordered once, the most important first, so that smaller members start from the best part
+    (sorting as in Once-for-All, Cai et al., ICLR 2020; the plan is ESeg's, Meng et al., 2022). Members are the networks
     ``elastic/<backbone>:...``, whose parameters and buffers have the names that they have here.
 
     Args:
@@ -60,7 +60,7 @@ class ElasticPyramid(SegmentationSpace):
         options = options or Options()
         known, decoder = published(backbone), default_decoder(backbone)
         necks = options.necks(decoder.width)
-        least, most = options.repeats or (1, decoder.repeats)
+        least, most = options.repeats or (0, decoder.repeats)
         largest = replace(decoder, max_level=max(options.coarsest), width=necks[-1], repeats=most)
         net = build_member(NetSpec(member_name(known, known.shape, largest), classes), weights)
         super().__init__(net.spec, sizes, mean=net.mean.tolist(), std=net.std.tolist())
@@ -123,6 +123,9 @@ class ElasticPyramid(SegmentationSpace):
 
         with self.activate(arch):
             return self._blocks(self, self.shape(arch).depths, structure, precision, trace)
+
+    def saved_state(self) -> dict[str, Tensor]:
+        return self.member_state(self.largest())
 
     def member_state(self, arch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Leading slices of everything by name; only the fusion weights of the coarsest level are chosen otherwise."""
