@@ -92,8 +92,8 @@ def fit(
     --set train.epochs=60 --set search.backbone=tf_efficientnet_lite1.
 
     --compress searches a second time under a relaxed latency, then prunes that winner (prune), quantises it (int8), or
-    both (all) into the budget. A step is kept if it is measured faster and costs at most --tolerance; the compressed
-    network is taken if it beats the one found without. The report shows every step, and what each of them gave.
+    both (all) into the budget. A step is kept if it is measured faster and costs at most --tolerance points; the
+    compressed network is taken if it beats the one found without. The report shows every step, and what each gave.
     """
     from ..data import open_data
     from ..fitting import FitSettings, describe_plan, prepare
