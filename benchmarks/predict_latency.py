@@ -20,9 +20,9 @@ from rich.console import Console
 from catchweight.files import write_json, write_text
 from catchweight.spaces.variants import Variant, random_variants
 from catchweight.targets import Target
-from catchweight.targets.predictor import ErrorStatement, LatencyPredictor
-from catchweight.targets.profile import export_all, profile
-from catchweight.targets.table import LatencyTable, ProfiledNetwork
+from catchweight.targets.latency.predictor import ErrorStatement, LatencyPredictor
+from catchweight.targets.latency.profile import export_all, profile
+from catchweight.targets.latency.table import LatencyTable, ProfiledNetwork
 
 UNSEEN = (
     "resnet34", "resnet26d", "resnet14t", "mobilenetv3_small_100", "mobilenetv2_140", "mnasnet_100", "fbnetc_100",

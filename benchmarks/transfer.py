@@ -32,8 +32,14 @@ from sklearn.linear_model import RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catchweight.targets.nasbench201 import NasBench201, cell_features, layer_count, physical_device, read_nasbench201
-from catchweight.targets.transfer import TransferModel
+from catchweight.targets.transfer.model import TransferModel
+from catchweight.targets.transfer.nasbench201 import (
+    NasBench201,
+    cell_features,
+    layer_count,
+    physical_device,
+    read_nasbench201,
+)
 
 KNOWN_CELLS, TESTED_CELLS, KS, FOLDS = 900, 2000, (10, 20), 5
 HELP_TRAIN = [

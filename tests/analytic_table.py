@@ -11,12 +11,12 @@ from torch import nn
 from catchweight.compress import find_groups
 from catchweight.compress.tables import random_pruning
 from catchweight.targets import Target
-from catchweight.targets.blocks import Signature, blocks
-from catchweight.targets.measure import Measurement
-from catchweight.targets.observe import Observation, Observed
-from catchweight.targets.predictor import LEAST
-from catchweight.targets.table import LatencyTable
-from catchweight.targets.trace import trace
+from catchweight.targets.clock.measure import Measurement
+from catchweight.targets.latency.observe import Observation, Observed
+from catchweight.targets.latency.predictor import LEAST
+from catchweight.targets.latency.table import LatencyTable
+from catchweight.targets.tracing.blocks import Signature, blocks
+from catchweight.targets.tracing.trace import trace
 
 
 def block_ms(signatures: Sequence[Signature]) -> np.ndarray:

@@ -17,8 +17,8 @@ import catchweight.fitting.race as race
 import catchweight.fitting.space_route as space_route
 import catchweight.targets.target as target_module
 from catchweight.targets import RUNTIMES, OnnxRuntimeCpu
-from catchweight.targets.measure import Measurement
-from catchweight.targets.quantized import is_quantized
+from catchweight.targets.clock.measure import Measurement
+from catchweight.targets.runtimes.quantized import is_quantized
 
 MS_PER_MB = 10.0
 INT8 = 2.2

@@ -11,7 +11,7 @@ from torch import nn
 from catchweight.cli.counts import count
 from catchweight.cli.deploy import bench
 from catchweight.errors import UsageError
-from catchweight.targets.graph import to_onnx
+from catchweight.targets.tracing.graph import to_onnx
 
 
 def test_count_prints_modules_to_a_depth_and_writes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,9 +35,9 @@ def test_bench_with_roofline(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("catchweight.targets.roofline._PROBES", ((16, 1, 8),))
-    monkeypatch.setattr("catchweight.targets.roofline._STREAM", (64, 64))
-    monkeypatch.setattr("catchweight.targets.roofline._SECONDS", 0.02)
+    monkeypatch.setattr("catchweight.targets.latency.roofline._PROBES", ((16, 1, 8),))
+    monkeypatch.setattr("catchweight.targets.latency.roofline._STREAM", (64, 64))
+    monkeypatch.setattr("catchweight.targets.latency.roofline._SECONDS", 0.02)
     net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()).eval()
     path, figures = to_onnx(net, tmp_path / "net.onnx", (64, 64)), tmp_path / "figures.json"
     bench([path], 1, None, 0.02, False, None, True, figures)

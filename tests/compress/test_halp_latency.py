@@ -17,10 +17,10 @@ from catchweight.compress.latency import MACS, ChannelCosts, CostModel
 from catchweight.compress.stairs import bundle, bundles, options
 from catchweight.nets import SegmentationNet, build_network
 from catchweight.nets.shrink import shapes
-from catchweight.targets.blocks import Signature, blocks
 from catchweight.targets.counts import count_macs
-from catchweight.targets.reshaped import reshaped
-from catchweight.targets.trace import trace
+from catchweight.targets.tracing.blocks import Signature, blocks
+from catchweight.targets.tracing.reshaped import reshaped
+from catchweight.targets.tracing.trace import trace
 
 SIZE = (64, 96)
 STAIR = 8

@@ -18,8 +18,8 @@ from catchweight.compress.latency import ChannelCosts, CostModel
 from catchweight.compress.schedule import Pruner, restore, save, schedule, targets
 from catchweight.errors import CatchweightError
 from catchweight.nets import SegmentationNet, build_network
-from catchweight.targets.blocks import blocks
-from catchweight.targets.trace import trace
+from catchweight.targets.tracing.blocks import blocks
+from catchweight.targets.tracing.trace import trace
 
 SIZE = (64, 64)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from catchweight.compress import find_groups, load_pruned, save_pruned
 from catchweight.nets.shrink import shapes
-from catchweight.targets.graph import to_onnx
+from catchweight.targets.tracing.graph import to_onnx
 
 QUICK, ALL = range(15), range(15, 200)
 SIZE = (32, 40)

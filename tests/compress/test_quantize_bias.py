@@ -10,7 +10,7 @@ from quantize_files import GraphBuilder, noise
 from catchweight.compress.quantize.bias import corrected, inputs_of_convolutions
 from catchweight.compress.quantize.calibrate import calibrate, channel_means
 from catchweight.compress.quantize.simulate import runner, simulation
-from catchweight.targets.quantized import quantized_graph
+from catchweight.targets.runtimes.quantized import quantized_graph
 
 SMALL = (8, 8)
 

@@ -13,8 +13,8 @@ from quantize_files import colour_model, noise, write
 from catchweight.compress.quantize.calibrate import calibrate
 from catchweight.compress.quantize.check import check_file, compare
 from catchweight.compress.quantize.simulate import Tally, distance, runner, simulation, thinned
-from catchweight.targets.quantized import prepare_graph, quantized_graph
-from catchweight.targets.wiring import replace_constant
+from catchweight.targets.runtimes.quantized import prepare_graph, quantized_graph
+from catchweight.targets.tracing.wiring import replace_constant
 
 
 @pytest.fixture

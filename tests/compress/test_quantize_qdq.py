@@ -20,8 +20,8 @@ from catchweight.compress.quantize.simulate import answers, distance, runner, si
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network, network_names
 from catchweight.targets import to_onnx
-from catchweight.targets.onnxruntime_target import OnnxRuntimeCpu
-from catchweight.targets.quantized import prepare_graph, quantized_graph, saturates
+from catchweight.targets.runtimes.onnxruntime_target import OnnxRuntimeCpu
+from catchweight.targets.runtimes.quantized import prepare_graph, quantized_graph, saturates
 from catchweight.targets.target import Target
 
 

@@ -19,7 +19,7 @@ from catchweight.deploy.export import read_meta
 from catchweight.deploy.segmenter import Segmenter
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network, save_network
-from catchweight.targets.quantized import is_quantized
+from catchweight.targets.runtimes.quantized import is_quantized
 
 QUICK = QuantizeSettings(methods=("minmax",), images=3, probe=2, seconds=0.5)
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from catchweight.deploy.bench import BenchRow, bench, comparisons, table, warnings
 from catchweight.deploy.export import export
 from catchweight.errors import UsageError
-from catchweight.targets.measure import Measurement
+from catchweight.targets.clock.measure import Measurement
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from catchweight.deploy.bisect import first_departure
-from catchweight.targets.graph import to_onnx
+from catchweight.targets.tracing.graph import to_onnx
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from catchweight.front import Front
 from catchweight.nets import build_network, load_network
 from catchweight.run import Run, find_runs
 from catchweight.targets import Target
-from catchweight.targets.quantized import is_quantized
+from catchweight.targets.runtimes.quantized import is_quantized
 from formula_target import INT8, file_ms, formula
 
 pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again

@@ -19,7 +19,7 @@ from catchweight.data.scenes import make_scenes
 from catchweight.fitting import CompressionSettings, FitResult, FitSettings, SearchSettings
 from catchweight.nets import build_network
 from catchweight.targets import Target
-from catchweight.targets.table import default_folder
+from catchweight.targets.latency.table import default_folder
 from catchweight.train import Recipe
 
 NETWORK = "timm/test_resnet+fpn:width=32,levels=2-3"

@@ -11,7 +11,7 @@ import torch
 
 from catchweight.nets import SegmentationNet, build_network, load_network, save_network
 from catchweight.nets.backbones import PUBLISHED
-from catchweight.targets.graph import to_onnx
+from catchweight.targets.tracing.graph import to_onnx
 
 NAMES = [b.timm_name for b in PUBLISHED]
 EXPORTED_ALWAYS = ("resnetv2_18", "ese_vovnet19b_dw")

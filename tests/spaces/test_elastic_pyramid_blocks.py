@@ -10,9 +10,9 @@ import pytest
 from catchweight.errors import CatchweightError
 from catchweight.nets import build_network
 from catchweight.spaces.elastic_pyramid import ElasticPyramid, Options
-from catchweight.targets.blocks import blocks
-from catchweight.targets.shape_trace import shape_trace
-from catchweight.targets.trace import trace
+from catchweight.targets.tracing.blocks import blocks
+from catchweight.targets.tracing.shape_trace import shape_trace
+from catchweight.targets.tracing.trace import trace
 
 OPTIONS = Options(widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 6, 8), neck=(0.25, 0.5), repeats=(0, 2))
 SIZE = (65, 101)

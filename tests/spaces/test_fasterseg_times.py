@@ -12,9 +12,9 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.spaces.fasterseg import MeasuredTimes, Part
 from catchweight.spaces.fasterseg.parts import build
 from catchweight.spaces.fasterseg.times import PARTS_AT_ONCE, Carrier, carriers, owner
-from catchweight.targets.blocks import blocks
 from catchweight.targets.target import Target
-from catchweight.targets.trace import trace
+from catchweight.targets.tracing.blocks import blocks
+from catchweight.targets.tracing.trace import trace
 
 PARTS = [
     Part("conv", 24, 32, 8, 8),

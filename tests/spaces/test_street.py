@@ -17,12 +17,12 @@ from catchweight.front import Arch
 from catchweight.spaces import BlockMap, Depth, ElasticConv, Kernel, OneOf, Width, Zoomed
 from catchweight.spaces.testing import SpaceContract, image, made_up_ms, one_hot, trained
 from catchweight.targets import Measurement, Target, count_macs
-from catchweight.targets.blocks import blocks
-from catchweight.targets.graph import build_graph
-from catchweight.targets.observe import Observation, Observed
-from catchweight.targets.predictor import LatencyPredictor
-from catchweight.targets.table import LatencyTable
-from catchweight.targets.trace import trace
+from catchweight.targets.latency.observe import Observation, Observed
+from catchweight.targets.latency.predictor import LatencyPredictor
+from catchweight.targets.latency.table import LatencyTable
+from catchweight.targets.tracing.blocks import blocks
+from catchweight.targets.tracing.graph import build_graph
+from catchweight.targets.tracing.trace import trace
 
 
 class Street(cw.Space):

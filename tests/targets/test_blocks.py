@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
-from catchweight.targets.blocks import GROUPS, Signature, blocks
 from catchweight.targets.counts import count_macs
-from catchweight.targets.trace import IMAGE, trace
+from catchweight.targets.tracing.blocks import GROUPS, Signature, blocks
+from catchweight.targets.tracing.trace import IMAGE, trace
 
 SIZE = (64, 80)
 

@@ -9,9 +9,9 @@ import pytest
 from catchweight.errors import CatchweightError
 from catchweight.nets import build_network
 from catchweight.targets import Target
-from catchweight.targets.blocks import Signature
-from catchweight.targets.coarse import CoarsePredictor, WholeNetwork, WholeTable, profile_whole
-from catchweight.targets.profile import Subject
+from catchweight.targets.latency.coarse import CoarsePredictor, WholeNetwork, WholeTable, profile_whole
+from catchweight.targets.latency.profile import Subject
+from catchweight.targets.tracing.blocks import Signature
 
 
 def conv(channels: int, side: int) -> Signature:

@@ -15,11 +15,11 @@ from test_measure import Sleeper
 
 from catchweight.errors import UsageError
 from catchweight.targets import Target, interleaved
-from catchweight.targets import conditions as room
-from catchweight.targets.affinity import allowed_cpus, pinned
-from catchweight.targets.conditions import Conditions, clock_notes
-from catchweight.targets.energy import POWERCAP, Energy, RaplMeter, metered, session_energy
-from catchweight.targets.reference import reference, reference_graph
+from catchweight.targets.clock import conditions as room
+from catchweight.targets.clock.affinity import allowed_cpus, pinned
+from catchweight.targets.clock.conditions import Conditions, clock_notes
+from catchweight.targets.clock.energy import POWERCAP, Energy, RaplMeter, metered, session_energy
+from catchweight.targets.clock.reference import reference, reference_graph
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins threads")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from catchweight.nets import SegmentationNet, build_network
 from catchweight.targets.counts import Counts, count, count_macs, count_params
 from catchweight.targets.counts.macs import FREE, RULES, einsum_macs
-from catchweight.targets.graph import evaluating
+from catchweight.targets.tracing.graph import evaluating
 
 NETWORKS = (
     "eseg_lite_s",

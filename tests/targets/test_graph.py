@@ -14,7 +14,7 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.targets.graph import MODULE_KEY, check_onnx, fixed_input, load_graph, to_onnx
+from catchweight.targets.tracing.graph import MODULE_KEY, check_onnx, fixed_input, load_graph, to_onnx
 
 
 class SameNet(nn.Module):

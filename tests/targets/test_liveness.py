@@ -16,10 +16,10 @@ from torch.fx import Interpreter, Node
 
 from catchweight.errors import UsageError
 from catchweight.nets import build_network
-from catchweight.targets.graph import to_onnx
-from catchweight.targets.liveness import live_bytes, liveness
-from catchweight.targets.runtime_steps import BLOCK, Step
-from catchweight.targets.trace import IMAGE, trace
+from catchweight.targets.tracing.graph import to_onnx
+from catchweight.targets.tracing.liveness import live_bytes, liveness
+from catchweight.targets.tracing.runtime_steps import BLOCK, Step
+from catchweight.targets.tracing.trace import IMAGE, trace
 
 H, W = 16, 24
 IMAGE_BYTES = 4 * 3 * H * W

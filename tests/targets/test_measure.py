@@ -13,7 +13,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from catchweight.targets.measure import Measurement, distinguishable, interleaved, median_interval
+from catchweight.targets.clock.measure import Measurement, distinguishable, interleaved, median_interval
 
 
 class Sleeper:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from catchweight.errors import CatchweightError
-from catchweight.targets.nasbench201 import (
+from catchweight.targets.transfer.nasbench201 import (
     cell_features,
     layer_count,
     live_edges,

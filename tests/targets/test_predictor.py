@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 
 from catchweight.errors import CatchweightError
 from catchweight.targets import Target
-from catchweight.targets.block_model import BlockModel
-from catchweight.targets.blocks import Signature
-from catchweight.targets.measure import Measurement
-from catchweight.targets.observe import Observation, Observed
-from catchweight.targets.predictor import ErrorStatement, LatencyPredictor, expected_latency
-from catchweight.targets.table import LatencyTable
+from catchweight.targets.clock.measure import Measurement
+from catchweight.targets.latency.block_model import BlockModel
+from catchweight.targets.latency.observe import Observation, Observed
+from catchweight.targets.latency.predictor import ErrorStatement, LatencyPredictor, expected_latency
+from catchweight.targets.latency.table import LatencyTable
+from catchweight.targets.tracing.blocks import Signature
 
 CPU = Target.parse("onnxruntime:cpu", threads=1)
 

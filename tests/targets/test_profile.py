@@ -13,11 +13,11 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.files import read_json
 from catchweight.nets import build_network
 from catchweight.targets import Target
-from catchweight.targets.blocks import blocks
-from catchweight.targets.observe import Observation, observe, prepare
-from catchweight.targets.profile import Subject, profile
-from catchweight.targets.table import LatencyTable
-from catchweight.targets.trace import trace
+from catchweight.targets.latency.observe import Observation, observe, prepare
+from catchweight.targets.latency.profile import Subject, profile
+from catchweight.targets.latency.table import LatencyTable
+from catchweight.targets.tracing.blocks import blocks
+from catchweight.targets.tracing.trace import trace
 
 SIZE = (64, 80)
 CPU = Target.parse("onnxruntime:cpu", threads=1)
@@ -73,7 +73,7 @@ def test_a_prepared_network_has_the_blocks_of_its_trace(tmp_path: Path) -> None:
 
 def test_a_runtime_that_cannot_be_observed_says_so(tmp_path: Path) -> None:
     prepare(Wide(8), SIZE, CPU, tmp_path)
-    from catchweight.targets.observe import observe_prepared
+    from catchweight.targets.latency.observe import observe_prepared
 
     with pytest.raises(UsageError, match="cannot be observed kernel by kernel"):
         observe_prepared(Target.parse("torch:cpu", threads=1), tmp_path)

@@ -14,9 +14,9 @@ from catchweight.deploy.roofline import table, verdict
 from catchweight.errors import CatchweightError
 from catchweight.targets import Target
 from catchweight.targets.counts import count
-from catchweight.targets.graph import to_onnx
-from catchweight.targets.kernels import kernel_macs, profile_kernels
-from catchweight.targets.roofline import Peak, Piece, device_peak, roofline
+from catchweight.targets.latency.kernels import kernel_macs, profile_kernels
+from catchweight.targets.latency.roofline import Peak, Piece, device_peak, roofline
+from catchweight.targets.tracing.graph import to_onnx
 
 PEAK = Peak(gflops=100, gbs=10)
 HEAVY = Piece("a", "conv", macs=10**9, bytes=10**6, ms=40)  # 20 ms of arithmetic, 0.1 ms of memory
@@ -111,9 +111,9 @@ def test_kernels_of_a_file_compute_what_the_network_counts(tmp_path: Path, batch
 
 
 def test_peaks_are_measured_once_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("catchweight.targets.roofline._PROBES", ((16, 1, 8),))
-    monkeypatch.setattr("catchweight.targets.roofline._STREAM", (64, 64))
-    monkeypatch.setattr("catchweight.targets.roofline._SECONDS", 0.02)
+    monkeypatch.setattr("catchweight.targets.latency.roofline._PROBES", ((16, 1, 8),))
+    monkeypatch.setattr("catchweight.targets.latency.roofline._STREAM", (64, 64))
+    monkeypatch.setattr("catchweight.targets.latency.roofline._SECONDS", 0.02)
     target = Target.parse("torch:cpu", threads=1)  # needs no export
     first = device_peak(target, tmp_path)
     assert first.gflops > 0

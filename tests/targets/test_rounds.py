@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from test_measure import Sleeper, measurement
 
 from catchweight.targets import interleaved
-from catchweight.targets.pace import TOLERANCE, UsualPace
-from catchweight.targets.processor import processor_name
-from catchweight.targets.reference import reference
-from catchweight.targets.rounds import Turn
-from catchweight.targets.table import ProfiledNetwork
-from catchweight.targets.waits import asleep
+from catchweight.targets.clock.pace import TOLERANCE, UsualPace
+from catchweight.targets.clock.processor import processor_name
+from catchweight.targets.clock.reference import reference
+from catchweight.targets.clock.rounds import Turn
+from catchweight.targets.clock.waits import asleep
+from catchweight.targets.latency.table import ProfiledNetwork
 
 
 def pace(folder: Path) -> UsualPace:

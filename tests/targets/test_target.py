@@ -17,8 +17,8 @@ from catchweight.budget import Cost
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
 from catchweight.targets import RUNTIMES, Target, interleaved, listing, to_onnx
-from catchweight.targets.onnxruntime_cuda import to_half
-from catchweight.targets.quantized import is_quantized, quantize_for_latency
+from catchweight.targets.runtimes.onnxruntime_cuda import to_half
+from catchweight.targets.runtimes.quantized import is_quantized, quantize_for_latency
 from catchweight.targets.target import default_threads
 
 SIZE = (64, 80)

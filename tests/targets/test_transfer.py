@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
 from catchweight.errors import UsageError
-from catchweight.targets.transfer import TransferModel
+from catchweight.targets.transfer.model import TransferModel
 from conftest import DATA, REPOSITORY
 
 NASBENCH = DATA / "nasbench201" / "nasbench201.csv.gz"

@@ -37,7 +37,7 @@ def export(
     from ..deploy.export import export as export_
     from ..errors import unknown
     from ..nets import load_network
-    from ..targets.graph import Dynamic
+    from ..targets.tracing.graph import Dynamic
 
     choices: dict[str, Dynamic] = {"no": False, "batch": "batch", "size": "size", "both": True}
     if dynamic not in choices:

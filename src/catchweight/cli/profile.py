@@ -16,7 +16,7 @@ from .options import Seed, Size, Target, Threads, parse_minutes, parse_size
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..targets.profile import ProfileReport, Subject
+    from ..targets.latency.profile import ProfileReport, Subject
 
 console = Console(highlight=False, soft_wrap=True)
 TableFolder = Annotated[
@@ -43,9 +43,9 @@ def profile(
     profile goes on where it was; what is known is not timed again.
     """
     from ..targets import Target as Targets
-    from ..targets.predictor import LEAST, LatencyPredictor
-    from ..targets.profile import profile as profile_
-    from ..targets.table import LatencyTable
+    from ..targets.latency.predictor import LEAST, LatencyPredictor
+    from ..targets.latency.profile import profile as profile_
+    from ..targets.latency.table import LatencyTable
 
     place = Targets.parse(target, threads=threads)
     store = LatencyTable(place, table)
@@ -84,8 +84,8 @@ def cost(
     from ..errors import CatchweightError
     from ..targets import Target as Targets
     from ..targets.counts import count_macs, count_params
-    from ..targets.predictor import LatencyPredictor
-    from ..targets.table import LatencyTable
+    from ..targets.latency.predictor import LatencyPredictor
+    from ..targets.latency.table import LatencyTable
 
     net, at = _network(network, classes, width, parse_size(size))
     place = Targets.parse(target, threads=threads)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import CatchweightError
 from ..nets.heads import LinearHead
 from ..nets.segmentation import SegmentationNet
-from ..targets.trace import IMAGE, Trace, trace
+from ..targets.tracing.trace import IMAGE, Trace, trace
 from .channels import ChannelGroup, Groups, Slice
 from .coupling import Unit, coupled
 from .proof import refuted

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..targets import Target
-from ..targets.measure import Measurement, distinguishable, interleaved
+from ..targets.clock.measure import Measurement, distinguishable, interleaved
 from .allocate import OutOfReachError
 from .schedule import Pruner, Say
 

@@ -13,10 +13,10 @@ from torch import nn
 
 from ..errors import CatchweightError
 from ..nets.shrink import Shapes, shapes
-from ..targets.blocks import Signature, blocks
-from ..targets.predictor import LatencyPredictor
-from ..targets.reshaped import reshaped
-from ..targets.trace import Trace, trace
+from ..targets.latency.predictor import LatencyPredictor
+from ..targets.tracing.blocks import Signature, blocks
+from ..targets.tracing.reshaped import reshaped
+from ..targets.tracing.trace import Trace, trace
 from .channels import ChannelGroup
 
 Floats = NDArray[np.float64]

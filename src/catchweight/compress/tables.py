@@ -13,9 +13,9 @@ from torch import nn
 
 from ..errors import CatchweightError
 from ..targets import Target
-from ..targets.observe import observable, observe
-from ..targets.predictor import LEAST, LatencyPredictor
-from ..targets.table import LatencyTable, default_folder
+from ..targets.latency.observe import observable, observe
+from ..targets.latency.predictor import LEAST, LatencyPredictor
+from ..targets.latency.table import LatencyTable, default_folder
 from .channels import Groups
 
 VARIANTS = 16

@@ -13,11 +13,11 @@ import onnxruntime
 from rich.table import Table
 
 from ..errors import UsageError
-from ..targets.graph import fixed_input
-from ..targets.measure import Comparison, Measurement, distinguishable, interleaved
-from ..targets.onnxruntime_target import OnnxRuntimeCpu
-from ..targets.rounds import Session
+from ..targets.clock.measure import Comparison, Measurement, distinguishable, interleaved
+from ..targets.clock.rounds import Session
+from ..targets.runtimes.onnxruntime_target import OnnxRuntimeCpu
 from ..targets.target import default_threads
+from ..targets.tracing.graph import fixed_input
 from .segmenter import Segmenter
 
 

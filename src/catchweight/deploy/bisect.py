@@ -12,8 +12,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..targets.graph import MODULE_KEY, evaluating, load_graph
-from ..targets.onnxruntime_target import open_session
+from ..targets.runtimes.onnxruntime_target import open_session
+from ..targets.tracing.graph import MODULE_KEY, evaluating, load_graph
 
 
 @dataclass(frozen=True)

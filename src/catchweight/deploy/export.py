@@ -15,7 +15,7 @@ from ..data.classes import IGNORE, ClassSet
 from ..errors import CatchweightError
 from ..files import write_json
 from ..nets.segmentation import SegmentationNet
-from ..targets.graph import Dynamic, build_graph, check_onnx, save_graph
+from ..targets.tracing.graph import Dynamic, build_graph, check_onnx, save_graph
 
 KEY = "catchweight"
 """The entry of the file's ``metadata_props`` that holds everything as JSON."""

@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from ..targets.graph import fixed_input
-from ..targets.kernels import profile_kernels
-from ..targets.onnxruntime_target import OnnxRuntimeCpu
-from ..targets.roofline import HALF, Roofline, Row, device_peak, roofline
+from ..targets.latency.kernels import profile_kernels
+from ..targets.latency.roofline import HALF, Roofline, Row, device_peak, roofline
+from ..targets.runtimes.onnxruntime_target import OnnxRuntimeCpu
 from ..targets.target import default_threads
+from ..targets.tracing.graph import fixed_input
 from .segmenter import Segmenter
 
 _WASTE_SHOWN = 5

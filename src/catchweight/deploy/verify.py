@@ -16,7 +16,7 @@ from ..data.classes import ClassSet
 from ..data.loading import EvalBatch
 from ..errors import UsageError
 from ..nets.segmentation import SegmentationNet
-from ..targets.graph import check_onnx
+from ..targets.tracing.graph import check_onnx
 from ..train.evaluate import eager_predict, evaluate
 from .bisect import Departure, first_departure
 from .segmenter import Segmenter

@@ -21,7 +21,7 @@ from ..nets import SegmentationNet, load_network
 from ..search import fitting_plan, successive_halving
 from ..search.screen import Screening
 from ..spaces.whole import label, size_of
-from ..targets.observe import observable
+from ..targets.latency.observe import observable
 from ..train import train
 from ..train.step import Objective
 from ..train.timing import step_seconds

@@ -24,11 +24,11 @@ from ..search.screen import Screening, measuring
 from ..spaces import SPACES
 from ..spaces.segmentation import SegmentationSpace, input_size, sizes_within
 from ..spaces.whole import label
-from ..targets.coarse import CoarsePredictor, WholeTable, profile_whole
-from ..targets.observe import observable
-from ..targets.predictor import LatencyPredictor
-from ..targets.profile import Subject, profile
-from ..targets.table import LatencyTable
+from ..targets.latency.coarse import CoarsePredictor, WholeTable, profile_whole
+from ..targets.latency.observe import observable
+from ..targets.latency.predictor import LatencyPredictor
+from ..targets.latency.profile import Subject, profile
+from ..targets.latency.table import LatencyTable
 from ..train import Recipe
 from ..train.timing import step_seconds
 from .job import Job, Point

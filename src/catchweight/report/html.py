@@ -26,7 +26,7 @@ from ..budget import QUANTITIES, Budget, format_quantity, measured
 from ..errors import CatchweightError
 from ..files import write_text
 from ..front import Candidate, Front
-from ..targets.predictor import ErrorStatement
+from ..targets.latency.predictor import ErrorStatement
 from . import plots
 from .front_plot import Baselines, arch_words, candidate_key, candidate_name, front_figure
 from .inputs import Ablation, Blocks, Chain, Evaluation, Predictions

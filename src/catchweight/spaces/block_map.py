@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..errors import CatchweightError
 from ..front import Arch
-from ..targets.blocks import Signature
-from ..targets.predictor import expected_latency
+from ..targets.latency.predictor import expected_latency
+from ..targets.tracing.blocks import Signature
 from .decisions import Decisions, Indices
 from .space import Space
 

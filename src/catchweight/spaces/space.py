@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ..errors import UsageError, unknown
 from ..front import Arch
-from ..targets.blocks import Signature, blocks
-from ..targets.trace import trace
+from ..targets.tracing.blocks import Signature, blocks
+from ..targets.tracing.trace import trace
 from .choices import Choice, State
 from .decisions import Decisions
 from .elastic import Convert, Elastic, Subnet, decisions, named_choices, to_plain, walk

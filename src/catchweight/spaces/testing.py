@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ..front import Arch
 from ..targets import to_onnx
-from ..targets.blocks import Signature
+from ..targets.tracing.blocks import Signature
 from .block_map import BlockMap
 from .choices import Choice, Kernel
 from .elastic import Elastic, named_choices, own_choices, walk

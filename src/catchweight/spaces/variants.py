@@ -10,7 +10,7 @@ from functools import partial
 from torch import nn
 
 from ..nets import build_network
-from ..targets.profile import Subject
+from ..targets.latency.profile import Subject
 
 TIMM_BACKBONES = (
     "resnet18", "resnet50", "resnext50_32x4d", "mobilenetv2_100", "mobilenetv3_large_100", "mobilenetv4_conv_small",
@@ -33,7 +33,7 @@ class Variant:
         return f"{self.name} x{self.width:g} K{self.classes}"
 
     def subject(self) -> Subject:
-        """What :func:`catchweight.targets.profile.profile` takes."""
+        """What :func:`catchweight.targets.latency.profile.profile` takes."""
         return Subject(self.label, self.size, self.builder())
 
     def builder(self) -> Callable[[], nn.Module]:

@@ -20,8 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ..nets import SegmentationNet, build_network
 from ..nets.backbones import PUBLISHED, PublishedBackbone
 from ..targets.counts import count_macs, count_params
-from ..targets.graph import to_onnx
-from ..targets.onnxruntime_target import open_session
+from ..targets.runtimes.onnxruntime_target import open_session
+from ..targets.tracing.graph import to_onnx
 from ..tasks.losses import SegmentationLoss
 from ..train import finetune
 from .receptive import settle_norms

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..errors import CatchweightError
 from ..nets.eseg import EsegConfig, eseg
 from ..nets.segmentation import SegmentationNet
-from ..targets.graph import to_onnx
+from ..targets.tracing.graph import to_onnx
 from ..train import Recipe, finetune
 from .receptive import gradient_mass, mass_beyond
 from .result import Condition, Verdict

@@ -25,10 +25,10 @@ from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, c
 from ..spaces.fasterseg import ROLES, FasterSegLatency, Lattice, MeasuredTimes, OpTimes, even
 from ..spaces.fasterseg.derive import likeliest_halvings, nodes_along
 from ..spaces.fasterseg.parts import part_parameters
+from ..targets.clock.measure import interleaved
 from ..targets.counts import count_macs
-from ..targets.graph import to_onnx
-from ..targets.measure import interleaved
 from ..targets.target import Target
+from ..targets.tracing.graph import to_onnx
 from ..tasks.losses import LossConfig
 from ..train import Distiller, Recipe, scratch
 from .result import Condition, Verdict

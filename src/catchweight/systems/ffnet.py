@@ -17,7 +17,7 @@ import torch
 from ..nets.ffnet import FFNETS, FFNet, FFNetConfig, config_name
 from ..nets.segmentation import NetSpec
 from ..targets.counts import count_macs
-from ..targets.graph import to_onnx
+from ..targets.tracing.graph import to_onnx
 from ..train import Recipe, scratch
 from .receptive import centre, gradient_mass, mass_radius, settle_norms
 from .result import Condition, Verdict

@@ -14,7 +14,7 @@ from ..data.loading import EvalLoader
 from ..errors import CatchweightError
 from ..nets import build_network, load_network
 from ..nets.segmentation import SegmentationNet
-from ..targets.measure import distinguishable, interleaved
+from ..targets.clock.measure import distinguishable, interleaved
 from ..targets.target import Target
 from ..train import Recipe, eager_predict, evaluate, train
 from ..train.step import Objective

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from .clock.energy import Energy
+from .clock.measure import Measurement, distinguishable, interleaved
+from .clock.memory import Memory, file_memory, module_memory
 from .counts import count_macs, count_params
-from .energy import Energy
-from .graph import to_onnx
-from .measure import Measurement, distinguishable, interleaved
-from .memory import Memory, file_memory, module_memory
-from .onnxruntime_cuda import OnnxRuntimeCuda, TensorRt
-from .onnxruntime_target import OnnxRuntimeCpu
-from .openvino_target import OpenVinoCpu
+from .runtimes.onnxruntime_cuda import OnnxRuntimeCuda, TensorRt
+from .runtimes.onnxruntime_target import OnnxRuntimeCpu
+from .runtimes.openvino_target import OpenVinoCpu
+from .runtimes.torch_compile import TorchCompileCpu, TorchCompileCuda
+from .runtimes.torch_target import TorchCpu, TorchCuda
 from .target import Target, listing
-from .torch_compile import TorchCompileCpu, TorchCompileCuda
-from .torch_target import TorchCpu, TorchCuda
+from .tracing.graph import to_onnx
 
 RUNTIMES: dict[str, type[Target]] = {
     kind.name: kind

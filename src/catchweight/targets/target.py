@@ -15,11 +15,11 @@ from torch import nn
 
 from ..budget import Cost
 from ..errors import UsageError, unknown
+from .clock.energy import Energy, session_energy
+from .clock.measure import Measurement, interleaved
+from .clock.processor import processor_name
+from .clock.rounds import Session
 from .counts import count_macs, count_params
-from .energy import Energy, session_energy
-from .measure import Measurement, interleaved
-from .processor import processor_name
-from .rounds import Session
 
 DEFAULT = "onnxruntime:cpu"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from ...targets.wiring import Wiring, replace_constant
+from ...targets.tracing.wiring import Wiring, replace_constant
 
 
 def corrected(quantised: onnx.ModelProto, model: onnx.ModelProto, means: Mapping[str, np.ndarray]) -> onnx.ModelProto:

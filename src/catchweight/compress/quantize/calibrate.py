@@ -12,9 +12,9 @@ from onnx import helper
 from onnxruntime.quantization import CalibrationMethod
 
 from ...errors import unknown
-from ...targets import quantized
-from ...targets.onnxruntime_target import open_session
-from ...targets.quantized import Ranges
+from ...targets.runtimes import quantized
+from ...targets.runtimes.onnxruntime_target import open_session
+from ...targets.runtimes.quantized import Ranges
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ METHODS: dict[str, Method] = {
 
 
 def calibrate(model: onnx.ModelProto, images: Iterable[np.ndarray], method: str) -> Ranges:
-    """Ranges by one of ``METHODS``: see :func:`...targets.quantized.calibrate`.
+    """Ranges by one of ``METHODS``: see :func:`...targets.runtimes.quantized.calibrate`.
 
     Raises:
         UsageError: unknown method.

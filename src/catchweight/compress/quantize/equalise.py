@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from ...targets.wiring import Wiring, replace_constant
+from ...targets.tracing.wiring import Wiring, replace_constant
 
 SWEEPS = 50
 SETTLED = 1e-3

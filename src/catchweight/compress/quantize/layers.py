@@ -10,11 +10,11 @@ from pathlib import Path
 
 import onnx
 
-from ...targets.graph import MODULE_KEY, save_graph
-from ...targets.observe import OBSERVERS
-from ...targets.quantized import always_float
+from ...targets.latency.observe import OBSERVERS
+from ...targets.runtimes.quantized import always_float
 from ...targets.target import Target
-from ...targets.wiring import Wiring
+from ...targets.tracing.graph import MODULE_KEY, save_graph
+from ...targets.tracing.wiring import Wiring
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 ACTIVATIONS = ("Relu", "Clip")

@@ -17,8 +17,8 @@ from ...nets import load_network
 from ...nets.segmentation import SegmentationNet
 from ...run import Run
 from ...targets import Target
-from ...targets.graph import fixed_input
-from ...targets.quantized import is_quantized
+from ...targets.runtimes.quantized import is_quantized
+from ...targets.tracing.graph import fixed_input
 from .calibrate import METHODS
 from .check import FileCheck, check_file
 from .images import Images

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from ...config import Config
-from ...targets.measure import Comparison, Measurement
+from ...targets.clock.measure import Comparison, Measurement
 
 TOLERANCE = 0.5
 """Default: points of mIoU that int8 may cost."""

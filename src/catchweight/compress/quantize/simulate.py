@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 
 from ...errors import CatchweightError
-from ...targets.onnxruntime_target import open_session
+from ...targets.runtimes.onnxruntime_target import open_session
 
 Logits = Callable[[np.ndarray], np.ndarray]
 """Normalised images (B, 3, H, W) float32 to logits (B, K, h, w)."""

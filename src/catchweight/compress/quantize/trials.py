@@ -19,8 +19,8 @@ from ...deploy.export import KEY
 from ...deploy.segmenter import Segmenter
 from ...files import write_json
 from ...targets import Target, distinguishable, interleaved
-from ...targets.graph import save_graph
-from ...targets.quantized import Ranges, prepare_graph, quantized_graph
+from ...targets.runtimes.quantized import Ranges, prepare_graph, quantized_graph
+from ...targets.tracing.graph import save_graph
 from .bias import corrected, inputs_of_convolutions
 from .calibrate import calibrate, channel_means
 from .equalise import equalised, find_pairs, unlimited

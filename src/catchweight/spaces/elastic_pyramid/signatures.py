@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from ...targets.blocks import Signature, blocks
-from ...targets.trace import IMAGE, Op, Trace
+from ...targets.tracing.blocks import Signature, blocks
+from ...targets.tracing.trace import IMAGE, Op, Trace
 from ..choices import Width
 from ..space import Placed
 from .options import COARSEST_MAP

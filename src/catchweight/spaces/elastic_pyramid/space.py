@@ -15,8 +15,8 @@ from ...nets.encoder_decoder import Decoder
 from ...nets.heads import WeightedHead
 from ...nets.necks import BiFPN
 from ...nets.segmentation import FeatureInfo, NetSpec, Weights
-from ...targets.shape_trace import shape_trace
-from ...targets.trace import Trace
+from ...targets.tracing.shape_trace import shape_trace
+from ...targets.tracing.trace import Trace
 from ..choices import Choice, Width
 from ..segmentation import SegmentationSpace, Size
 from ..space import Placed

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ...errors import CatchweightError
 from ...files import read_json, write_json
-from ...targets.blocks import blocks
-from ...targets.observe import observe
-from ...targets.predictor import LatencyPredictor
+from ...targets.latency.observe import observe
+from ...targets.latency.predictor import LatencyPredictor
 from ...targets.target import Target
-from ...targets.trace import trace
+from ...targets.tracing.blocks import blocks
+from ...targets.tracing.trace import trace
 from .parts import OpTimes, Part, build
 
 PARTS_AT_ONCE = 40
@@ -54,7 +54,7 @@ class MeasuredTimes:
     """Times observed on a target, kept in a JSON file and measured once.
 
     Args:
-        target: one whose kernels can be observed, see :func:`.targets.observe.observable`.
+        target: one whose kernels can be observed, see :func:`.targets.latency.observe.observable`.
         file: made if needed; it names the device it holds for.
 
     Raises:

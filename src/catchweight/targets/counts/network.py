@@ -14,9 +14,9 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..graph import evaluating
-from ..liveness import liveness, result_bytes
-from ..trace import trace
+from ..tracing.graph import evaluating
+from ..tracing.liveness import liveness, result_bytes
+from ..tracing.trace import trace
 from .macs import node_macs
 
 

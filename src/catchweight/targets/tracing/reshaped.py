@@ -12,7 +12,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
 from .trace import Trace, read_program
 
 

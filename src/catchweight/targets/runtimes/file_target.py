@@ -11,12 +11,12 @@ from pathlib import Path
 
 from torch import nn
 
-from ..budget import Cost
-from ..errors import CatchweightError, UsageError
-from .graph import fixed_input, to_onnx
+from ...budget import Cost
+from ...errors import CatchweightError, UsageError
+from ..clock.rounds import Session
+from ..target import Target
+from ..tracing.graph import fixed_input, to_onnx
 from .quantized import is_quantized, quantize_for_latency
-from .rounds import Session
-from .target import Target
 
 
 class FileTarget(Target):

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import CatchweightError
-from .graph import evaluating, fixed_input, to_onnx
+from ...errors import CatchweightError
+from ..tracing.graph import evaluating, fixed_input, to_onnx
 
 _CHILD = Path(__file__).with_name("memory_child.py")
 _WARM_SHAPE = (1, 3, 32, 32)
@@ -58,7 +58,7 @@ def file_memory(
         CatchweightError: the file cannot be run, or the system is not Linux.
         UsageError: the file is for another size or batch, or takes any and none was named.
     """
-    from .file_target import run_shape  # here: it imports the targets, which import this
+    from ..runtimes.file_target import run_shape  # here: it imports the targets, which import this
 
     fixed_batch, fixed_size = fixed_input(path)
     shape = run_shape(path, (fixed_batch, 3, *(fixed_size or (None, None))), batch, size)

@@ -17,14 +17,14 @@ import onnx
 import onnxruntime
 from torch import nn
 
-from ..errors import CatchweightError, UsageError
-from ..files import read_json, write_json
-from .blocks import Signature, blocks
-from .graph import save_graph, traced_graph
-from .measure import Measurement, interleaved
-from .rounds import Round, rounds
-from .target import Target
-from .trace import trace
+from ...errors import CatchweightError, UsageError
+from ...files import read_json, write_json
+from ..clock.measure import Measurement, interleaved
+from ..clock.rounds import Round, rounds
+from ..target import Target
+from ..tracing.blocks import Signature, blocks
+from ..tracing.graph import save_graph, traced_graph
+from ..tracing.trace import trace
 
 RUNS, WARM = 40, 10
 SECONDS = 1.0

@@ -21,7 +21,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct, Kernel, WhiteKernel
 from sklearn.preprocessing import StandardScaler
 
-from ..errors import UsageError, unknown
+from ...errors import UsageError, unknown
 from .kriging import PRIORS, Mixture, Points, Posterior, Prior, informative, mixed
 
 PROBES = ("informative", "random")

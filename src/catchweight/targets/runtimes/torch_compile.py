@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from ..errors import CatchweightError
-from .graph import evaluating
+from ...errors import CatchweightError
+from ..tracing.graph import evaluating
 from .torch_target import CudaSession, TorchCpu, TorchCuda, TorchSession, no_gpu
 
 _COMPILERS = ("g++", "clang++", "c++")

@@ -11,11 +11,11 @@ from scipy.stats import kendalltau
 from sklearn.linear_model import RidgeCV
 from torch import Tensor, nn
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
+from ..tracing.blocks import GROUPS, Signature, blocks
+from ..tracing.trace import trace
 from .block_model import BlockModel, Floats
-from .blocks import GROUPS, Signature, blocks
 from .table import Entry, LatencyTable, ProfiledNetwork, entries
-from .trace import trace
 
 LEAST = 10
 """Fewer profiled networks than this allow no statement of error."""

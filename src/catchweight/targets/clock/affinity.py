@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..errors import UsageError
+from ...errors import UsageError
 
 
 def allowed_cpus() -> set[int]:

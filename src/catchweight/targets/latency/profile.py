@@ -15,10 +15,10 @@ from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 from torch import nn
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
+from ..target import Target
 from .observe import observe_prepared, prepare
 from .table import LatencyTable
-from .target import Target
 
 
 @dataclass(frozen=True)

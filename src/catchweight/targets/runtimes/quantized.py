@@ -28,9 +28,9 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from ..errors import CatchweightError
-from .graph import MODULE_KEY, load_graph, save_graph
-from .wiring import Wiring, drop_unused
+from ...errors import CatchweightError
+from ..tracing.graph import MODULE_KEY, load_graph, save_graph
+from ..tracing.wiring import Wiring, drop_unused
 
 OPS = (
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Add", "Mul", "Concat", "Split",

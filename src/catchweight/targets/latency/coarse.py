@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
-from ..errors import CatchweightError
-from ..files import read_json, write_json
+from ...errors import CatchweightError
+from ...files import read_json, write_json
+from ..target import Target
+from ..tracing.blocks import GROUPS, Signature, blocks
+from ..tracing.trace import trace
 from .block_model import Floats
-from .blocks import GROUPS, Signature, blocks
 from .predictor import LEAST, ErrorStatement, Prediction
 from .profile import ProfileReport, Subject, Told
 from .table import default_folder
-from .target import Target
-from .trace import trace
 
 
 @dataclass(frozen=True)

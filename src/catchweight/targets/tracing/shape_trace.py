@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
 from .graph import evaluating
 from .trace import IMAGE, Op, Trace, Value
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
+from ..tracing.graph import check_onnx
 from .file_target import FileTarget, not_an_image, run_shape
-from .graph import check_onnx
 
 _PRECISIONS = {"fp32": "f32", "int8": "f32", "bf16": "bf16"}
 

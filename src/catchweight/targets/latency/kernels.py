@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from ..errors import CatchweightError
-from .file_target import run_shape
-from .graph import MODULE_KEY, check_onnx, fixed_input
+from ...errors import CatchweightError
+from ..runtimes.file_target import run_shape
+from ..tracing.graph import MODULE_KEY, check_onnx, fixed_input
 from .roofline import Piece
 
 RUNS, WARM = 30, 5

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
+from ..clock.memory import file_memory
+from ..tracing.graph import check_onnx
 from .file_target import FileTarget, not_an_image, run_shape
-from .graph import check_onnx
-from .memory import file_memory
 
 CPU_PROVIDER = "CPUExecutionProvider"
 Provider = str | tuple[str, dict[str, Any]]

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..errors import CatchweightError, UsageError
-from .graph import evaluating
-from .memory import module_memory
-from .rounds import Session
-from .target import Target
+from ...errors import CatchweightError, UsageError
+from ..clock.memory import module_memory
+from ..clock.rounds import Session
+from ..target import Target
+from ..tracing.graph import evaluating
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -14,8 +14,8 @@ import onnx
 import torch
 from torch import nn
 
-from ..errors import CatchweightError, UsageError
-from ..files import written_aside
+from ...errors import CatchweightError, UsageError
+from ...files import written_aside
 from .same_padding import TRANSLATIONS, symbolic_same_padding
 
 OPSET = 20

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CatchweightError
-from ..files import cache_folder, read_json, write_json
+from ...errors import CatchweightError
+from ...files import cache_folder, read_json, write_json
+from ..target import Target
 from .observe import Observation
-from .target import Target
 
 COMPUTE, MEMORY = "compute", "memory"
 HALF = 0.5

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from .blocks import GROUPS, Signature
+from ..tracing.blocks import GROUPS, Signature
 
 Floats = NDArray[np.float64]
 

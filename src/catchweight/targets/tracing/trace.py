@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from ..errors import CatchweightError, UsageError
+from ...errors import CatchweightError, UsageError
 from .graph import evaluating
 
 IMAGE = "image"

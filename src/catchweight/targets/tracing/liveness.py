@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch.fx import Node
 
-from ..errors import unknown
+from ...errors import unknown
 from .runtime_steps import Step, runtime_steps
 from .trace import IMAGE, Trace
 

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import CatchweightError
-from ..files import cache_folder, written_aside
-from .blocks import Signature
+from ...errors import CatchweightError
+from ...files import cache_folder, written_aside
+from ..target import Target
+from ..tracing.blocks import Signature
 from .observe import Observation
-from .target import Target
 
 _META = b"catchweight"
 _COLUMNS = pa.schema([("signature", pa.string()), ("module", pa.string()), ("ms", pa.float64())])

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import CatchweightError
-from ..files import cache_folder, read_json, write_json
+from ...errors import CatchweightError
+from ...files import cache_folder, read_json, write_json
 
 TOLERANCE = 1.15
 """A turn counts while the reference kernel takes at most this many times its usual time."""

@@ -14,9 +14,9 @@ import onnxruntime
 import torch
 from torch import nn
 
-from ..errors import CatchweightError
+from ...errors import CatchweightError
+from ..tracing.graph import load_graph, save_graph
 from .file_target import FileTarget
-from .graph import load_graph, save_graph
 from .onnxruntime_target import CPU_PROVIDER, OnnxSession, Provider
 
 CUDA_PROVIDER, TENSORRT_PROVIDER = "CUDAExecutionProvider", "TensorrtExecutionProvider"

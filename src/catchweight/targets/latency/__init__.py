@@ -1,0 +1,1 @@
+"""Latency tables of a device, and predictors that learn from them."""

@@ -1,0 +1,1 @@
+"""Few-shot transfer of latencies between devices."""
