@@ -63,6 +63,8 @@ ROWS = {
     "smaller": Row("resolution: 144x192", changes=("size=[144, 192]",)),
     "from_scratch": Row("weights: random, recipe scratch", weights="none", recipe="scratch"),
     "ffnet": Row("FFNet's smallest, random weights", "ffnet_22s_bcc_mobile", 1.0, "none", "scratch"),
+    "student": Row("FasterSeg's published student, random weights", "fasterseg_student", 1.0, "none", "scratch"),
+    "resnet18": Row("ResNet-18 with BiFPN, random weights", "timm/resnet18+bifpn", 1.0, "none", "scratch"),
 }
 
 
