@@ -90,6 +90,7 @@ def test_running_again_repeats_nothing(finished, scenes):
     assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("stages/*.json")} == stages
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_with_the_same_front_and_weights(finished, scenes, tmp_path):
     run = tmp_path / "killed"
     code = (

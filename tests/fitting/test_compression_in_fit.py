@@ -148,6 +148,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(mine[name], value) for name, value in theirs.items())
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_it_ends_with_the_same_networks(
     finished: FitResult, scenes: Path, budget: str, tmp_path: Path
 ) -> None:
@@ -191,6 +192,7 @@ def test_killed_by_the_system_it_ends_with_the_same_networks(
     assert not list(run.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_int8_that_is_slower_here_is_refused_and_pruning_goes_the_whole_way(
     scenes: Path, budget: str, tmp_path: Path
 ) -> None:
@@ -222,6 +224,7 @@ def test_pruning_that_cannot_reach_the_budget_leaves_the_direct_network(
     assert read_json(tmp_path / "run" / "ablation.json")["rows"][0]["stage"] == "all steps"
 
 
+@pytest.mark.slow
 def test_a_budget_that_only_compression_can_make(scenes: Path, whole_ms: tuple[float, float], tmp_path: Path) -> None:
     """Nothing is within it as trained; without enough compression it is missed, and said by how much."""
     tight = f"latency<={0.8 * whole_ms[1]:.6f}ms"

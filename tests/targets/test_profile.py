@@ -151,3 +151,10 @@ def test_a_profile_skips_what_fails_and_goes_on(tmp_path: Path) -> None:
 def test_no_network_is_begun_after_the_time(tmp_path: Path) -> None:
     report = profile(LatencyTable(CPU, tmp_path), [Subject("wide", SIZE, Wide)], minutes=0.0, workers=1)
     assert (report.new, report.left) == (0, 1)
+
+
+def test_out_of_time_it_still_learns_what_a_prediction_needs(tmp_path: Path) -> None:
+    subjects = [Subject(f"wide {n}", SIZE, partial(Wide, n)) for n in (4, 8, 12, 16)]
+    table = LatencyTable(CPU, tmp_path)
+    report = profile(table, subjects, minutes=0.0, least=2, seconds=0.1, workers=1)  # two at a time
+    assert (report.new, report.left, len(table.networks)) == (2, 2, 2)

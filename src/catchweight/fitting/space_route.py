@@ -26,7 +26,7 @@ from ..spaces.segmentation import SegmentationSpace, input_size, sizes_within
 from ..spaces.whole import label
 from ..targets.latency.coarse import CoarsePredictor, WholeTable, profile_whole
 from ..targets.latency.observe import observable
-from ..targets.latency.predictor import LatencyPredictor
+from ..targets.latency.predictor import LEAST, LatencyPredictor
 from ..targets.latency.profile import Subject, profile
 from ..targets.latency.table import LatencyTable
 from ..train import Recipe
@@ -160,7 +160,7 @@ class SpaceRoute:
                 job.say(f"profile: {done} of {total}, {text}")
 
         time_all = profile if isinstance(table, LatencyTable) else profile_whole
-        report = time_all(table, self.subjects(), minutes=minutes, seconds=1.0, told=say)  # type: ignore[arg-type]
+        report = time_all(table, self.subjects(), minutes=minutes, least=LEAST, seconds=1.0, told=say)  # type: ignore[arg-type]
         error = self.predictor.error
         job.say(f"profile: {report.new} new, {report.known} known; {error}")
         result = {"error": error.to_json(), "new": report.new, "known": report.known, "networks": len(table.networks)}

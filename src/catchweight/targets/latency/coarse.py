@@ -19,7 +19,7 @@ from ..tracing.blocks import GROUPS, Signature, blocks
 from ..tracing.trace import trace
 from .block_model import Floats
 from .predictor import LEAST, ErrorStatement, Prediction
-from .profile import ProfileReport, Subject, Told
+from .profile import ProfileReport, Subject, Told, timed_out
 from .table import default_folder
 
 
@@ -77,15 +77,20 @@ def profile_whole(
     subjects: Sequence[Subject],
     *,
     minutes: float | None = None,
+    least: int = 0,
     seconds: float = 1.0,
     told: Told = lambda done, total, text: None,
 ) -> ProfileReport:
-    """Measure every subject on the table's target; those already there are skipped, none is begun after ``minutes``."""
+    """Measure every subject on the table's target; those already there are skipped.
+
+    Args:
+        minutes, least: as of :func:`.profile`.
+    """
     begun = time.monotonic()
     wanted = [subject for subject in subjects if (subject.label, subject.size) not in table]
     known, failed, done = len(subjects) - len(wanted), [], 0
     for subject in wanted:
-        if minutes is not None and time.monotonic() - begun > 60 * minutes:
+        if timed_out(begun, minutes) and len(table.networks) >= least:
             break
         try:
             net = subject.build()

@@ -56,6 +56,7 @@ def profile(
     subjects: Sequence[Subject],
     *,
     minutes: float | None = None,
+    least: int = 0,
     seconds: float = 1.5,
     workers: int = 2,
     keep: Path | None = None,
@@ -67,6 +68,7 @@ def profile(
 
     Args:
         minutes: no network is begun after that; the rest is for the next call.
+        least: until the table knows so many networks it goes on all the same.
         seconds: time limit of each network's timing as a whole.
         keep: folder of exported networks that is read and added to, e.g. by :func:`export_all`; by default they are
             thrown away.
@@ -76,7 +78,7 @@ def profile(
     known, failed, done = len(subjects) - len(wanted), [], 0
     with _exporters(workers) as pool:
         for chunk in _chunks(wanted, 2 * workers):
-            if minutes is not None and time.monotonic() - begun > 60 * minutes:
+            if timed_out(begun, minutes) and len(table.networks) >= least:
                 break
             with tempfile.TemporaryDirectory() as folder:
                 for subject, (prepared, problem) in _exported(chunk, table.target, keep or Path(folder), pool):
@@ -86,6 +88,11 @@ def profile(
                     told(known + done, len(subjects), f"{_name(subject)}: {text}")
     left = len(wanted) - done
     return ProfileReport(done - len(failed), known, left, tuple(failed), time.monotonic() - begun)
+
+
+def timed_out(begun: float, minutes: float | None) -> bool:
+    """Whether more than ``minutes`` have gone by since ``begun``, of the monotonic clock."""
+    return minutes is not None and time.monotonic() - begun > 60 * minutes
 
 
 def export_all(target: Target, subjects: Sequence[Subject], keep: Path, workers: int = 2) -> None:
