@@ -70,6 +70,8 @@ def test_every_budget_gets_a_measured_file_of_its_own(finished, scenes):
         assert json.loads((point.folder / "verification.json").read_text())["passed"] is True
         mask = cw.Segmenter(point.file)(next((scenes / "images" / "val").iterdir()))
         assert mask.shape == (64, 96)
+    raced = [c.arch["network"] for c in finished.points[0].front.candidates if c.epochs and "network" in c.arch]
+    assert raced == ["timm/test_efficientnet+fpn"], "a published network races beside the members"
     small = finished.points[1].best
     net, _ = load_network(finished.points[1].folder / "model.pt")
     assert sum(p.numel() for p in net.parameters()) == small.cost.params <= 90_000

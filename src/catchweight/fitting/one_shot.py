@@ -13,21 +13,24 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import Budget
+from ..errors import CatchweightError
 from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
 from ..search import strategy_named
 from ..search.one_shot import SupernetScore
-from ..search.screen import Screening
+from ..search.screen import Screening, screen
 from ..search.strategy import Problem
+from ..spaces.whole import WholeNetworks, known
 from ..train import train
 from ..train.checkpoints import load_state
 from ..train.distill import Distiller, DistillTerms
 from ..train.step import Objective
 from ..train.timing import step_seconds
-from .job import Point
+from .job import Job, Point
 from .race import images
 from .space_route import SpaceRoute, without_unpredictable
+from .whole import published
 
 SUPERNET_SHARE, EXPLORE_SHARE = 0.45, 0.2
 """Of the time that ``--time`` leaves, as each of these stages begins."""
@@ -36,6 +39,13 @@ LEAST_EPOCHS, LEAST_EVALUATIONS = 3, 24
 
 class OneShotRoute(SpaceRoute):
     """Candidates are members of one supernet; see :class:`.Route`."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job)
+        names = self.settings.beside
+        if names is None:
+            names = (f"timm/{self.settings.backbone}+fpn",)
+        self._published = WholeNetworks(job.base, known(names), (1.0,), self.settings.scales) if names else None
 
     def prepare(self) -> None:
         run = self.job.run
@@ -47,24 +57,42 @@ class OneShotRoute(SpaceRoute):
         run.stage("explore", self._explore)
 
     def candidates(self, point: Point) -> Screening:
-        """The best members by supernet score that make the budget, measured."""
-        return self.finalists(point, sorted(self._explored.candidates, key=lambda c: -(c.score or 0.0)))
+        """The best members by supernet score that make the budget, and published networks beside them, measured."""
+        members = self.finalists(point, sorted(self._explored.candidates, key=lambda c: -(c.score or 0.0)))
+        beside = self._beside(point)
+        return Screening(members.allowed + beside.allowed, members.dropped + beside.dropped)
+
+    def _beside(self, point: Point) -> Screening:
+        job, none = self.job, Screening((), ())
+        if self._published is None:
+            return none
+        try:
+            return screen(
+                self._published, point.budget, job.target, job.classes, job.run.path("screen"),
+                headroom=self.settings.headroom, per_ladder=1, say=point.say,
+            )  # fmt: skip
+        except CatchweightError as error:  # the members are what is raced, whatever becomes of these
+            point.say(f"screen: beside them none, {error}")
+            return none
 
     def others(self) -> Iterable[Candidate]:
         note = "supernet score at predicted latency, not trained alone"
         return (replace(c, note=note) for c in self._explored.points)
 
     def network(self, arch: Arch) -> SegmentationNet:
-        return self.score.member(arch).train()
+        if self._published is None or "network" not in arch:
+            return self.score.member(arch).train()
+        return published(self.job, self._published, arch)
 
-    def objective(self) -> Objective | None:
-        """Distillation from the largest member, which sees the images at their largest."""
-        if not self.settings.distill:
+    def objective(self, arch: Arch) -> Objective | None:
+        """For members distillation from the largest one, which sees the images at their largest."""
+        if not self.settings.distill or "network" in arch:
             return None
         return Distiller(self._teacher, DistillTerms(kl=self.settings.distill), self.sizes[0])
 
     def minutes(self) -> dict[str, float]:
-        training = len(self.job.budgets) * self.job.settings.train.epochs * 1.5 * self.alone_seconds() / 60
+        epochs = (1.5 if self._published is None else 1.8) * self.job.settings.train.epochs
+        training = len(self.job.budgets) * epochs * self.alone_seconds() / 60
         return {
             "supernet": self._epoch_seconds() * self.settings.supernet_epochs / 60,
             "explore": self.settings.evaluations * self._evaluation_seconds() / 60,

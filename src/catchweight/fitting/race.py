@@ -50,7 +50,7 @@ class Route(Protocol):
     def network(self, arch: Arch) -> SegmentationNet:
         """A candidate with the weights that its training begins from."""
 
-    def objective(self) -> Objective | None:
+    def objective(self, arch: Arch) -> Objective | None:
         """What its training optimises besides the recipe's loss."""
 
     def longest_epoch(self) -> float:
@@ -99,7 +99,7 @@ def load_screening(values: dict[str, Any]) -> Screening:
 def epoch_seconds(job: Job, route: Route, arch: Arch) -> float:
     """Estimated seconds of one epoch with its evaluation, from one timed step."""
     recipe = job.recipe(size_of(arch), job.settings.train.epochs)
-    step = step_seconds(route.network(arch), recipe, job.data.classes, objective=route.objective())
+    step = step_seconds(route.network(arch), recipe, job.data.classes, objective=route.objective(arch))
     return step * images(job) / recipe.batch
 
 
@@ -148,9 +148,10 @@ def _train_to(
     job: Job, route: Route, point: Point, arch: Arch, folder: Path, epochs: int, until: int | None = None
 ) -> float:
     share = _share(job, point)
+    deadline = None if share is None else time.monotonic() + share
     result = train(
         route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
-        until_epoch=until, deadline=None if share is None else time.monotonic() + share, objective=route.objective(),
+        until_epoch=until, deadline=deadline, objective=route.objective(arch),
     )  # fmt: skip
     return result.score
 

@@ -39,7 +39,7 @@ class RandomRoute(SpaceRoute):
         torch.manual_seed(self.job.settings.train.seed)
         return self.space.subnet(arch).train()
 
-    def objective(self) -> Objective | None:
+    def objective(self, arch: Arch) -> Objective | None:
         return None
 
     def minutes(self) -> dict[str, float]:

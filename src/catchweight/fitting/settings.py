@@ -55,6 +55,10 @@ class SearchSettings(Config):
     """One-shot: members that are scored with the supernet's weights."""
     distill: float = Field(1.0, ge=0)
     """One-shot: weight of the distillation from the largest member while a finalist trains; 0 leaves it out."""
+    beside: tuple[str, ...] | None = None
+    """One-shot: published networks that race beside the finalists, each at the largest input that makes the budget and
+    trained as the recipe says. So what is found is never worse than they are. By default the backbone under a feature
+    pyramid, ``timm/<backbone>+fpn``; an empty list leaves them out."""
 
     networks: tuple[str, ...] = NETWORKS
     """Whole: names of networks (``catchweight networks`` lists them)."""

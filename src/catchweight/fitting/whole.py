@@ -21,6 +21,13 @@ from .job import Job, Point
 from .race import epoch_seconds
 
 
+def published(job: Job, space: WholeNetworks, arch: Arch) -> SegmentationNet:
+    """The network that a training of the job begins with: the same weights each time."""
+    train = job.settings.train
+    torch.manual_seed(train.seed)
+    return space.network(arch, job.classes, weights=job.weights, aux=train.loss.aux > 0)
+
+
 class WholeRoute:
     """Every candidate is exported and measured before any training; see :class:`.Route`."""
 
@@ -50,11 +57,9 @@ class WholeRoute:
         return ()
 
     def network(self, arch: Arch) -> SegmentationNet:
-        train = self.job.settings.train
-        torch.manual_seed(train.seed)
-        return self.space.network(arch, self.job.classes, weights=self.job.weights, aux=train.loss.aux > 0)
+        return published(self.job, self.space, arch)
 
-    def objective(self) -> Objective | None:
+    def objective(self, arch: Arch) -> Objective | None:
         return None
 
     def longest_epoch(self) -> float:
