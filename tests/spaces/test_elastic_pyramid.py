@@ -36,6 +36,17 @@ class TestElasticPyramid(SpaceContract):
         return tiny()
 
 
+FPN = Options(depths=2, widths=(0.5, 1.0), expand=(0.5, 1.0), coarsest=(5, 7), neck=(0.125, 0.25), repeats=(0, 0))
+
+
+class TestElasticFpn(SpaceContract):
+    sizes = SIZES
+    members = 2
+
+    def make(self) -> ElasticPyramid:
+        return tiny(options=FPN)
+
+
 @pytest.mark.parametrize(
     "backbone", ["test_efficientnet", "mobilenetv3_small_050", "tf_efficientnet_lite0", "tf_efficientnetv2_b0"]
 )

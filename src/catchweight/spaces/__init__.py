@@ -10,7 +10,7 @@ from .decisions import Decision, Decisions
 from .dpc import DensePredictionCells
 from .elastic import Elastic
 from .elastic_layers import ElasticConv, ElasticDepthwise, Residual, Zoomed, basic_block
-from .elastic_pyramid import ElasticPyramid
+from .elastic_pyramid import ElasticPyramid, elastic_fpn
 from .fasterseg import FasterSegSpace, fasterseg_space
 from .relaxation import Relaxation
 from .segmentation import SegmentationSpace
@@ -20,6 +20,7 @@ from .whole import WholeNetworks
 
 SPACES: dict[str, Callable[..., SegmentationSpace]] = {
     "elastic": ElasticPyramid,
+    "elastic-fpn": elastic_fpn,
     "dpc": DensePredictionCells,
     "fasterseg": fasterseg_space,
 }

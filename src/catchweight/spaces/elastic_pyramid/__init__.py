@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .options import Options
-from .space import ElasticPyramid
+from .space import ElasticPyramid, elastic_fpn
 
-__all__ = ["ElasticPyramid", "Options"]
+__all__ = ["ElasticPyramid", "Options", "elastic_fpn"]

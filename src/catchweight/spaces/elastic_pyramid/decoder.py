@@ -129,18 +129,16 @@ class SlicedHead(WeightedHead):
 
 def open_neck(neck: BiFPN, width: int | Width, coarsest: Choice[int], least: int) -> None:
     """Open a BiFPN of the largest sizes in place; ``least`` is the fewest layers, none of which make it an FPN."""
-    bare = neck.bare()
-    neck.add_module("aside", bare)  # to be opened with the rest
+    opened: Any = neck
+    opened.inputs = ElasticInputs(neck.inputs, coarsest)
+    if not isinstance(neck.layers, TopDown):
+        opened.layers = Repeats(list(opened.layers), least, neck.bare())
     for path, module in list(neck.named_modules()):
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             neck.set_submodule(path, sliced(module, width))
     for path, module in list(neck.named_modules()):
         if isinstance(module, Fusion):
             neck.set_submodule(path, SlicedFusion(module))
-    opened: Any = neck
-    opened.inputs = ElasticInputs(neck.inputs, coarsest)
-    opened.layers = Repeats(list(opened.layers), least, bare)
-    del opened.aside
 
 
 __all__ = ["ElasticInputs", "Repeats", "SlicedFusion", "SlicedHead", "for_inputs", "open_neck"]

@@ -24,7 +24,8 @@ class Options:
         expand: shares of the inner channels of a stage's bottlenecks; 1 among them.
         coarsest: coarsest levels of the BiFPN, 5 to 9.
         neck: shares of the channels of the ESeg with this backbone.
-        repeats: fewest and most BiFPN layers in a row, where 0 is an FPN; by default 0 and as many as that ESeg has.
+        repeats: fewest and most BiFPN layers in a row, where 0 is an FPN; by default 1 and as many as that ESeg has.
+            One supernet ranks necks badly that share little, so FPNs are better searched alone, with (0, 0).
 
     Raises:
         UsageError: a list is empty, or a share or level is out of range.
@@ -48,8 +49,8 @@ class Options:
             raise UsageError(f"neck has positive shares of the published width, one or more, but got {self.neck}")
         if not self.coarsest or min(self.coarsest) < COARSEST_MAP or max(self.coarsest) > 9:
             raise UsageError(f"coarsest levels lie between 5 and 9, but got {self.coarsest}")
-        if self.repeats is not None and not 0 <= self.repeats[0] <= max(1, self.repeats[0]) <= self.repeats[1]:
-            raise UsageError(f"repeats are the fewest (0 or more) and the most layers (1 or more): {self.repeats}")
+        if self.repeats is not None and not 0 <= self.repeats[0] <= self.repeats[1]:
+            raise UsageError(f"repeats are the fewest and the most layers, 0 or more, but got {self.repeats}")
 
     def least_depth(self, blocks: int) -> int:
         """The first block of a stage always stays."""

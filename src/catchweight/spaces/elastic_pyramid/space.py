@@ -27,8 +27,13 @@ from .options import FINEST, Options
 from .signatures import MemberBlocks, Structure
 
 
+def elastic_fpn(classes: int, sizes: Sequence[Size], **more: Any) -> ElasticPyramid:
+    """The space whose necks are feature pyramids; arguments as of :class:`ElasticPyramid`, except the options."""
+    return ElasticPyramid(classes, sizes, options=Options(repeats=(0, 0)), **more)
+
+
 class ElasticPyramid(SegmentationSpace):
-    """A timm backbone of EfficientNet's kind under a BiFPN; (B, 3, H, W) -> (B, K, H, W).
+    """A timm backbone of EfficientNet's kind under a BiFPN or FPN; (B, 3, H, W) -> (B, K, H, W).
 
     Open are the stem's and every stage's width, every stage's depth and expansion, the BiFPN's coarsest level, width
     and layers (none make it an FPN), and the input size. The largest member has the backbone as published; its
@@ -60,7 +65,7 @@ class ElasticPyramid(SegmentationSpace):
         options = options or Options()
         known, decoder = published(backbone), default_decoder(backbone)
         necks = options.necks(decoder.width)
-        least, most = options.repeats or (0, decoder.repeats)
+        least, most = options.repeats or (1, decoder.repeats)
         largest = replace(decoder, max_level=max(options.coarsest), width=necks[-1], repeats=most)
         net = build_member(NetSpec(member_name(known, known.shape, largest), classes), weights)
         super().__init__(net.spec, sizes, mean=net.mean.tolist(), std=net.std.tolist())
@@ -140,4 +145,4 @@ def _part(name: str, tensor: Tensor, like: Tensor) -> Tensor:
     return tensor[tuple(slice(0, length) for length in like.shape)]
 
 
-__all__ = ["ElasticPyramid"]
+__all__ = ["ElasticPyramid", "elastic_fpn"]
