@@ -66,18 +66,37 @@ def test_what_is_no_run_is_refused(cli, tmp_path, monkeypatch, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_a_command_with_one_line(number, code):
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+PLAIN = "def wait():\n print('waiting', flush=True)\n time.sleep(60)\n"
+IN_A_DESTRUCTOR = (
+    "class Gone:\n def __del__(self):\n  print('waiting', flush=True)\n  time.sleep(60)\n"
+    "def wait():\n Gone()\n time.sleep(60)\n"
+)
+AT_THE_END = "def wait():\n atexit.register(lambda: (print('waiting', flush=True), time.sleep(1)))\n"
+
+
+def interrupted(wait: str, number: int) -> tuple[int, str]:
+    """Exit code and stderr of a command that gets a signal once it says that it waits."""
     program = (
-        "import sys, time, catchweight.cli.systems as s\nfrom catchweight.cli import main\n"
-        "import catchweight.cli.app as a\n"
-        "def wait():\n print('waiting', flush=True)\n time.sleep(60)\n"
-        "a.app.command(name='wait')(wait)\nsys.argv = ['catchweight', 'wait']\nmain()\n"
+        "import atexit, sys, time\nimport catchweight.cli.app as a\nfrom catchweight.cli import entry\n"
+        f"{wait}a.app.command(name='wait')(wait)\nsys.argv = ['catchweight', 'wait']\nentry()\n"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", program], **pipes) as process:
         assert process.stdout.readline() == "waiting\n"
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == code
+    return process.returncode, err
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize("wait", [PLAIN, IN_A_DESTRUCTOR], ids=["plain", "in a destructor"])
+def test_a_signal_ends_a_command_with_one_line(wait, number, code):
+    returned, err = interrupted(wait, number)
+    assert returned == code
     assert err.strip() == "catchweight: stopped; the same command goes on from here"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_the_last_moments_changes_nothing(number):
+    assert interrupted(AT_THE_END, number) == (0, "")

@@ -69,7 +69,7 @@ class Fit:
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def command(self) -> list[str]:
-        code = "from catchweight.cli import main; main()"
+        code = "from catchweight.cli import entry; entry()"
         chosen = [word for setting in self.settings for word in ("--set", setting)]
         wanted = ["--budget", BUDGET, "--run", str(self.run), "--threads", "1", "--weights", "none", *chosen]
         return [sys.executable, "-u", "-c", code, "fit", str(self.scenes), *wanted]

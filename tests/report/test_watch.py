@@ -136,7 +136,7 @@ def test_the_time_left_is_that_of_the_last_plan(tmp_path):
 
 
 def test_ctrl_c_ends_it_cleanly(run):
-    code = "from catchweight.cli import main; main()"
+    code = "from catchweight.cli import entry; entry()"
     command = [sys.executable, "-u", "-c", code, "watch", str(run.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
