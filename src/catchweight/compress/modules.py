@@ -6,13 +6,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import nn
 
 from ..errors import CatchweightError, UsageError
-from ..files import written_aside
 from ..nets.backbones.files import read_torch
 from ..nets.shrink import Shapes, shapes, shrink_to
+from ..nets.tensor_file import write_tensors
 from ..run import Run
 from ..targets import Target
 from ..train import Recipe
@@ -86,11 +85,7 @@ def save_pruned(path: Path | str, net: nn.Module, meta: Mapping[str, Any] | None
         CatchweightError: the folder is read-only or the disk is full.
     """
     weights = {name: tensor.detach().cpu() for name, tensor in net.state_dict().items()}
-    with written_aside(Path(path)) as temporary:
-        try:
-            torch.save({"format": FORMAT, "weights": weights, "meta": dict(meta or {})}, temporary)
-        except RuntimeError as error:  # torch's own writer turns a full disk into this
-            raise OSError(None, f"torch could not write it ({str(error).splitlines()[0]})") from error
+    write_tensors(Path(path), {"format": FORMAT, "weights": weights, "meta": dict(meta or {})})
 
 
 def load_pruned(path: Path | str, build: Callable[[], N]) -> tuple[N, dict[str, Any]]:

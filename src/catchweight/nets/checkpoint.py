@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..errors import CatchweightError
-from ..files import written_aside
 from .backbones.files import read_torch
 from .build import build_from_spec
 from .segmentation import NetSpec, SegmentationNet
+from .tensor_file import write_tensors
 
 FORMAT = 1
 
@@ -35,12 +33,7 @@ def save_network(path: Path | str, net: SegmentationNet, meta: Mapping[str, Any]
         "pretrained": net.pretrained,
         "meta": dict(meta or {}),
     }
-    with written_aside(Path(path)) as temporary:
-        try:
-            torch.save(content, temporary)
-        except RuntimeError as error:
-            # torch's own writer turns a full disk into a RuntimeError.
-            raise OSError(None, f"torch could not write it ({str(error).splitlines()[0]})") from error
+    write_tensors(Path(path), content)
 
 
 def load_network(path: Path | str) -> tuple[SegmentationNet, dict[str, Any]]:

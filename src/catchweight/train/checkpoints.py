@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 from ..data import SegmentationData
 from ..errors import CatchweightError
-from ..files import written_aside
 from ..nets import SegmentationNet
+from ..nets.tensor_file import write_tensors
 from .ema import Ema
 from .recipes import Recipe
 
@@ -131,14 +131,8 @@ def identity(
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """``torch.save`` beside and rename. A full disk surfaces in torch as RuntimeError, so that is an OSError here."""
-    with written_aside(path) as temporary:
-        try:
-            with temporary.open("wb") as file:
-                torch.save(state, file)
-        except RuntimeError as error:
-            cause = error.__context__
-            raise cause if isinstance(cause, OSError) else OSError(str(error)) from error
+    """Plain tensors and values, in one step; errors as of :func:`.write_tensors`."""
+    write_tensors(path, state)
 
 
 def load_state(path: Path) -> dict[str, Any]:
