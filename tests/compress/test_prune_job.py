@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 import catchweight.compress.halp as job
 from analytic_table import analytic_table
-from catchweight.cli import main
 from catchweight.compress import HalpSettings, load_pruned, prune, prune_module, save_pruned
 from catchweight.compress.halp import latency_limit
 from catchweight.data import SegmentationData, open_data
@@ -185,17 +183,8 @@ def test_any_module_is_pruned_saved_and_loaded(table: Path, target: Target, tmp_
         load_pruned(tmp_path / "bad.pt", Classifier)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_the_command_goes_on_exports_and_says_whether_it_was_met(
-    pruned: tuple[Path, float, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    pruned: tuple[Path, float, list[str]], cli: Callable[..., tuple[int, str, str]],
     data: SegmentationData, scenes: Path, tmp_path: Path,
 ) -> None:  # fmt: skip
     """The same request by command finds the job of the function done: it measures again, exports and verifies."""
@@ -213,12 +202,11 @@ def test_the_command_goes_on_exports_and_says_whether_it_was_met(
         "train.batch": 4,
         "train.workers": 0,
     }
-    code = command(
-        monkeypatch, "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms",
+    code, said, _ = cli(
+        "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms",
         "--out", folder.parent, "--threads", 1, "--steps", 2, "--epochs", 1, "--variants", 0,
         *(part for key, value in given.items() for part in ("--set", f"{key}={value}")),
     )  # fmt: skip
-    said = capsys.readouterr().out
     result = read_json(folder / "result.json")
     assert code == 0
     assert result["met"]
@@ -229,16 +217,19 @@ def test_the_command_goes_on_exports_and_says_whether_it_was_met(
 
 
 def test_the_command_refuses_what_makes_no_sense(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scenes: Path, tmp_path: Path
+    cli: Callable[..., tuple[int, str, str]], scenes: Path, tmp_path: Path
 ) -> None:
     save_network(tmp_path / "net.pt", network(3), {"size": list(SIZE)})
     common = ("compress", tmp_path / "net.pt", "--data", scenes, "--out", tmp_path / "run")
-    assert command(monkeypatch, *common) == 2
-    assert "compress what?" in capsys.readouterr().err
-    assert command(monkeypatch, *common, "--prune", "latency<=1ms", "--method", "halpp") == 2
-    assert 'did you mean "halp"' in capsys.readouterr().err
-    assert command(monkeypatch, *common, "--prune", "latency<=1ms") == 1
-    assert "give the data it was trained on" in capsys.readouterr().err
+    code, _, err = cli(*common)
+    assert code == 2
+    assert "compress what?" in err
+    code, _, err = cli(*common, "--prune", "latency<=1ms", "--method", "halpp")
+    assert code == 2
+    assert 'did you mean "halp"' in err
+    code, _, err = cli(*common, "--prune", "latency<=1ms")
+    assert code == 1
+    assert "give the data it was trained on" in err
 
 
 def test_losses_repeat_from_anywhere(data: SegmentationData) -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from tiny_chain import NETWORK, SIZE, SMALL, profiled, settings, toy_fit, toy_sc
 
 import catchweight as cw
 from catchweight.budget import Budget
-from catchweight.cli import main
 from catchweight.compress import HalpSettings
 from catchweight.data import open_data
 from catchweight.errors import CatchweightError, UsageError
@@ -300,14 +299,11 @@ def test_a_dry_run_tells_the_stages_that_are_added(scenes: Path, budget: str) ->
 
 
 def test_the_command_names_the_nearest_compression(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], scenes: Path, tmp_path: Path
+    cli: Callable[..., tuple[int, str, str]], scenes: Path, tmp_path: Path
 ) -> None:
-    arguments = ["catchweight", "fit", str(scenes), "--budget", "latency<=9ms", "--run", str(tmp_path / "r")]
-    monkeypatch.setattr(sys, "argv", [*arguments, "--compress", "prun"])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert stop.value.code == 2
-    assert 'did you mean "prune"' in capsys.readouterr().err
+    code, _, err = cli("fit", scenes, "--budget", "latency<=9ms", "--run", tmp_path / "r", "--compress", "prun")
+    assert code == 2
+    assert 'did you mean "prune"' in err
 
 
 def test_relaxed_budgets_keep_what_is_not_latency() -> None:

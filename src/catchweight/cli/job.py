@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -121,8 +121,9 @@ def _compression(steps: str | None, tolerance: float | None) -> list[str]:
         UsageError: no such steps.
     """
     from ..errors import unknown
+    from ..fitting import CompressionSettings
 
-    known = ("none", "int8", "prune", "all")
+    known = get_args(CompressionSettings.model_fields["steps"].annotation)
     if steps is not None and steps not in known:
         raise unknown("compression", steps, known)
     given = {"compress.steps": steps, "compress.tolerance": tolerance}
