@@ -19,7 +19,7 @@ from catchweight.targets.clock import conditions as room
 from catchweight.targets.clock.affinity import allowed_cpus, pinned
 from catchweight.targets.clock.conditions import Conditions, clock_notes
 from catchweight.targets.clock.energy import POWERCAP, Energy, RaplMeter, metered, session_energy
-from catchweight.targets.clock.reference import reference, reference_graph
+from catchweight.targets.clock.reference import handover_graph, reference_graph, references
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins threads")
 
@@ -84,10 +84,14 @@ def test_the_reference_takes_turns_but_is_not_returned() -> None:
 
 def test_the_reference_is_the_same_work_everywhere() -> None:
     assert reference_graph().SerializeToString() == reference_graph().SerializeToString()
-    assert reference("cpu", 1) is reference("cpu", 1)
-    kernel = reference("cpu", 1)
-    kernel.run()
-    assert np.isfinite(kernel._binding.get_outputs()[0].numpy()).all()
+    assert handover_graph().SerializeToString() == handover_graph().SerializeToString()
+    assert references("cpu", 2) is references("cpu", 2)
+    assert len(references("cpu", 1)) == 1  # a single thread hands nothing over
+    for kernel in references("cpu", 2):
+        kernel.run()
+        out = kernel._binding.get_outputs()[0].numpy()
+        assert np.isfinite(out).all()
+        assert 1e-6 < out.std() < 1e3, "no denormals, which would be slow for a reason of their own"
 
 
 def _cores(busy: float, idle: float, steal: float = 0.0) -> list[SimpleNamespace]:
@@ -129,7 +133,7 @@ def test_a_loaded_machine_raises_the_flag() -> None:
     hogs = [subprocess.Popen(command) for _ in range(2 * len(allowed_cpus()))]
     try:
         session = Target.parse("onnxruntime:cpu", threads=len(allowed_cpus()))
-        kernel = reference("cpu", session.threads)
+        kernel, *_ = references("cpu", session.threads)
         (one,) = interleaved([kernel], seconds=1.5, min_runs=10_000)
     finally:
         for hog in hogs:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from test_measure import Sleeper, measurement
 
 from catchweight.targets import interleaved
+from catchweight.targets.clock import rounds as clock
 from catchweight.targets.clock.pace import TOLERANCE, UsualPace
 from catchweight.targets.clock.processor import processor_name
-from catchweight.targets.clock.reference import reference
+from catchweight.targets.clock.reference import references
 from catchweight.targets.clock.rounds import Turn
 from catchweight.targets.clock.waits import asleep
 from catchweight.targets.latency.table import ProfiledNetwork
@@ -72,15 +73,46 @@ def test_a_machine_slower_than_usual_is_said_and_its_figures_are_brought_back(
 ) -> None:
     """The usual time on record is made far too short, as if the machine were a hundred times slower now."""
     monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path))
-    kernel = reference("cpu", Sleeper.threads)
-    UsualPace(kernel.runtime, processor_name(), kernel.threads).learn([0.01] * 12)
+    monkeypatch.setattr(clock, "_WAIT_S", 0.0)
+    kernel, *_ = references("cpu", Sleeper.threads)
+    for _ in range(6):
+        UsualPace(kernel.runtime, processor_name(), kernel.threads).learn([0.01] * 12)
     (now,) = interleaved([Sleeper(2)], seconds=0.1)
     assert now.disturbed
     assert any("its usual time" in note for note in now.notes)
     assert now.relative is not None
     assert now.usual_ms is not None
-    assert now.usual_ms < 0.5
+    assert now.usual_ms == pytest.approx(0.01)
     assert now.steady_ms == pytest.approx(now.relative * now.usual_ms)
+
+
+def test_a_measurement_waits_for_a_slow_machine_instead_of_timing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says the machine is far slower than usual: after the fewest rounds only the kernels run."""
+    monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path))
+    monkeypatch.setattr(clock, "_WAIT_S", 1.5)
+    monkeypatch.setattr(clock, "undisturbed", lambda work: (work(), True))  # nobody else has the cores
+    kernel, *_ = references("cpu", Sleeper.threads)
+    for _ in range(6):
+        UsualPace(kernel.runtime, processor_name(), kernel.threads).learn([0.01] * 12)
+    began = time.perf_counter()
+    (one,) = interleaved([Sleeper(2)], seconds=0.01, warmup=1)
+    assert time.perf_counter() - began >= 1.5
+    assert one.disturbed
+    assert len(one.turns) == clock.LEAST_ROUNDS
+
+
+def test_the_pace_is_learnt_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CATCHWEIGHT_CACHE", str(tmp_path))
+    monkeypatch.setattr(clock, "_LEARNING_S", 1.0)
+    monkeypatch.setattr("catchweight.targets.clock.waits.waited", lambda: None)  # alone, as far as one can tell
+    said: list[str] = []
+    clock.learn_pace("cpu", 1, said.append)
+    clock.learn_pace("cpu", 1, said.append)
+    assert len(said) == 1
+    (kernel,) = references("cpu", 1)
+    assert UsualPace(kernel.runtime, processor_name(), 1).known == 3
 
 
 def test_without_a_reference_nothing_is_corrected() -> None:

@@ -1,8 +1,8 @@
 """The machine's pace: how fast it runs fixed work now, against what it usually does.
 
 A processor shared with strangers (a virtual machine, a laptop that gets hot) slows down for seconds at a time, and
-nothing in the system tells: no load, no stolen time. On the machine this was written on, everything took up to twice
-as long in one second of five. The reference kernel, run before and after each turn, sees it.
+nothing in the system tells: no load, no stolen time. On the machine this was written on, networks of many kernels took
+up to twice as long in half of all seconds. The reference kernels, run before and after each turn, see it.
 """
 
 from __future__ import annotations
@@ -52,6 +52,11 @@ class UsualPace:
         self._about = about
         self._path = (folder or cache_folder("pace")) / f"{key}.json"
         self._before = self._kept()
+
+    @property
+    def known(self) -> int:
+        """Measurements kept."""
+        return len(self._before)
 
     def usual(self, seen: Sequence[float]) -> float:
         """The usual time in ms, given the turns ``seen`` so far (at least one) and all that is known from before."""

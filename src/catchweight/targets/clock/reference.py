@@ -1,9 +1,14 @@
-"""The reference kernel: a small fixed piece of work that tells the machine's speed while networks are measured."""
+"""Reference kernels: small fixed pieces of work that tell the machine's condition while networks are measured.
+
+Two are needed. A few dense convolutions tell how fast the cores compute. A long row of tiny ones tells what it costs
+two threads to wait for each other at every kernel: on a virtual machine that changes by a factor of two and more for
+ten seconds at a time, while dense work hardly slows down (``benchmarks/machine_states.py`` shows it).
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,32 +18,39 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 _CHANNELS, _SIDE, _LAYERS = 32, 56, 6
+_TINY_SIDE, _TINY_LAYERS = 14, 80
 _MATRIX = 2048
 
 
 class CpuReference:
-    """Six 3x3 convolutions with ReLU on a fixed (1, 32, 56, 56) image, in ONNX Runtime; about 1 ms on two cores.
+    """A fixed graph from (1, C, H, W) to the same, in ONNX Runtime.
 
     Its worker threads stop spinning when a run ends, so that the session whose turn is next is not disturbed.
+
+    Args:
+        name: of the kernel, for what is kept of it.
+        model: see :func:`reference_graph` and :func:`handover_graph`.
     """
 
     batch = 1
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, name: str, model: onnx.ModelProto) -> None:
         self.threads = threads
-        self.runtime = f"reference kernel, onnxruntime {onnxruntime.__version__} cpu"
+        self.runtime = f"{name}, onnxruntime {onnxruntime.__version__} cpu"
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        graph = reference_graph().SerializeToString()
-        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         self._binding = self._session.io_binding()
-        image = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE), dtype=np.float32)
+        (entry,), (result,) = self._session.get_inputs(), self._session.get_outputs()
+        image = np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)
         self._image = onnxruntime.OrtValue.ortvalue_from_numpy(image)
-        self._binding.bind_ortvalue_input("x0", self._image)
-        self._binding.bind_output(f"x{_LAYERS}")
+        self._binding.bind_ortvalue_input(entry.name, self._image)
+        self._binding.bind_output(result.name)
 
     def run(self) -> None:
         self._session.run_with_iobinding(self._binding)
@@ -79,22 +91,47 @@ class CudaReference:
             yield
 
 
+Kernel = CpuReference | CudaReference
+
+
 @functools.lru_cache(maxsize=8)
-def reference(device: str, threads: int) -> CpuReference | CudaReference:
-    """The kernel for a device, ``cpu`` or ``cuda``, with the threads of the networks it stands beside."""
-    return CudaReference(threads) if device.startswith("cuda") else CpuReference(threads)
+def references(device: str, threads: int) -> tuple[Kernel, ...]:
+    """The kernels for a device, ``cpu`` or ``cuda``, with the threads of the networks they stand beside.
+
+    The first one is what ratios are told of; all of them tell whether the machine is itself.
+    """
+    if device.startswith("cuda"):
+        return (CudaReference(threads),)
+    dense = CpuReference(threads, "reference kernel", reference_graph())
+    if threads == 1:  # nobody to wait for
+        return (dense,)
+    return dense, CpuReference(threads, "row of tiny kernels", handover_graph())
 
 
 def reference_graph() -> onnx.ModelProto:
-    """The processor's kernel as ONNX: the same graph and weights everywhere, 173 M multiply-adds."""
+    """Six 3x3 convolutions with ReLU on (1, 32, 56, 56): 173 M multiply-adds, about 1 ms on two cores."""
+    return _convolutions("reference", _SIDE, [(3, 1)] * _LAYERS)
+
+
+def handover_graph() -> onnx.ModelProto:
+    """Eighty convolutions with ReLU on (1, 32, 14, 14), pointwise and depthwise in turns, 4 microseconds each."""
+    return _convolutions("handover", _TINY_SIDE, [(1, 1), (3, _CHANNELS)] * (_TINY_LAYERS // 2))
+
+
+def _convolutions(name: str, side: int, layers: Sequence[tuple[int, int]]) -> onnx.ModelProto:
+    """Convolutions with ReLU that keep 32 channels, each (kernel size, groups): the same weights everywhere."""
     rng = np.random.default_rng(0)
     nodes, weights = [], []
-    for layer in range(_LAYERS):
-        weight = rng.standard_normal((_CHANNELS, _CHANNELS, 3, 3), dtype=np.float32) / 17  # keeps the variance near 1
+    for layer, (kernel, groups) in enumerate(layers):
+        inner = _CHANNELS // groups
+        weight = rng.standard_normal((_CHANNELS, inner, kernel, kernel), dtype=np.float32)
+        weight *= np.float32((2 / (inner * kernel**2)) ** 0.5)  # He: the variance stays near 1
         weights.append(numpy_helper.from_array(weight, f"w{layer}"))
-        nodes.append(helper.make_node("Conv", [f"x{layer}", f"w{layer}"], [f"y{layer}"], pads=[1, 1, 1, 1]))
+        nodes.append(
+            helper.make_node("Conv", [f"x{layer}", f"w{layer}"], [f"y{layer}"], pads=[kernel // 2] * 4, group=groups)
+        )
         nodes.append(helper.make_node("Relu", [f"y{layer}"], [f"x{layer + 1}"]))
-    shape = (1, _CHANNELS, _SIDE, _SIDE)
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x0", f"x{_LAYERS}")]
-    graph = helper.make_graph(nodes, "reference", ends[:1], ends[1:], weights)
+    shape = (1, _CHANNELS, side, side)
+    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, shape) for end in ("x0", f"x{len(layers)}")]
+    graph = helper.make_graph(nodes, name, ends[:1], ends[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -1,4 +1,4 @@
-"""Sessions taking turns, with the reference kernel between them; and which rounds had the machine to themselves."""
+"""Sessions taking turns, with reference kernels between them; and which rounds had the machine to themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from .conditions import Conditions
 from .pace import TOLERANCE, UsualPace
 from .processor import processor_name
-from .reference import reference
+from .reference import Kernel, references
 from .waits import asleep, undisturbed
 
 LEAST_ROUNDS = 6
@@ -23,6 +23,10 @@ _TURN = 0.06  # seconds of timed runs in one session's turn
 _TURN_RUNS, _REFERENCE_RUNS = 5, 9
 _PATIENCE = 3
 """A measurement that was disturbed in more than half of its rounds may take this many times its time."""
+_WAIT_S = 20.0
+"""Or this much longer, where nobody has the cores and yet the machine is slower than it usually is: it will pass."""
+_NAP_S = 0.1
+_LEARNT, _LEARNING_S = 3, 5.0
 
 
 class Session(Protocol):
@@ -55,7 +59,7 @@ class Turn:
         runs: seconds of the timed ones.
         alone: whether no other process had the cores meanwhile.
         pace_ms: the reference kernel's time around it, the mean of before and after; None without a reference.
-        slowness: the worse of the two over the kernel's usual time.
+        slowness: the worst of all kernels, before and after, over its usual time.
     """
 
     runs: tuple[float, ...]
@@ -96,24 +100,27 @@ def rounds(
 ) -> Rounds:
     """Take turns until ``enough`` rounds are good or the time is over; one round at least.
 
-    A round is good when no other process had the cores and the reference kernel ran at its usual pace before and
-    after every turn. Where that is so in under half of the rounds the measurement may take three times its time.
+    A round is good when no other process had the cores and the reference kernels ran at their usual pace before and
+    after every turn. Where that is so in under half of the rounds the measurement may take three times its time, or
+    20 seconds more while it waits for a machine that nobody uses and that is slower than usual all the same.
 
     Args:
         seconds: time limit for each session.
         warmup: untimed runs of each session at first.
-        reference: whether the reference kernel runs between turns.
+        reference: whether the reference kernels run between turns.
     """
     paces = _Paces(sessions) if reference else None
     estimates = [_warm_up(session, warmup) for session in sessions]
-    conditions, began = Conditions.now(), time.perf_counter()
+    conditions, clock = Conditions.now(), _Time(seconds * len(sessions))
     taken: list[Round] = []
     while True:
-        taken.append(_round(sessions, estimates, paces))
+        if len(taken) >= LEAST_ROUNDS and paces and clock.waiting(taken) and paces.slow():
+            time.sleep(_NAP_S)
+        else:
+            taken.append(_round(sessions, estimates, paces))
         numbers = [number for number, turns in enumerate(taken) if all(turn.good for turn in turns)]
         good = [taken[number] for number in numbers]
-        patience = _PATIENCE if 2 * len(good) < len(taken) else 1
-        if enough(good) or time.perf_counter() - began >= patience * seconds * len(sessions):
+        if enough(good) or clock.over(taken, len(good)):
             break
     beside = conditions.since(max(session.threads for session in sessions))
     usual = paces.learnt() if paces else (None,) * len(sessions)
@@ -122,48 +129,125 @@ def rounds(
     return Rounds(tuple(taken), tuple(range(len(taken))), usual, 0, (*beside, _disturbed(taken)))
 
 
+class _Time:
+    """How long a measurement may go on: its own time, and what it gets on top where the machine was not itself."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._began = seconds, time.perf_counter()
+
+    def over(self, taken: Sequence[Round], good: int) -> bool:
+        if 2 * good >= len(taken):
+            return self._spent >= self._seconds
+        return self._spent >= max(_PATIENCE * self._seconds, self._patient_s(taken))
+
+    def waiting(self, taken: Sequence[Round]) -> bool:
+        """Whether the time that is left is only for a better moment: no use in more rounds like those before."""
+        return self._spent < self._patient_s(taken)
+
+    def _patient_s(self, taken: Sequence[Round]) -> float:
+        alone = sum(all(turn.alone for turn in turns) for turns in taken)
+        return self._seconds + (_WAIT_S if 2 * alone > len(taken) else 0.0)
+
+    @property
+    def _spent(self) -> float:
+        return time.perf_counter() - self._began
+
+
+def learn_pace(device: str, threads: int, told: Callable[[str], None]) -> None:
+    """Look at the reference kernels for 15 seconds where little is known of this machine's usual pace yet.
+
+    A first measurement of a second or two would else take whatever state the machine is in for the usual one.
+    """
+    name = processor_name()
+    beats = [_Beat(kernel, name) for kernel in references(device, threads)]
+    if all(beat.known >= _LEARNT for beat in beats):
+        return
+    told(f"learning the machine's usual pace: {_LEARNT} times {_LEARNING_S:.0f} seconds")
+    for _ in range(_LEARNT):
+        beats, end = [_Beat(kernel, name) for kernel in references(device, threads)], time.perf_counter() + _LEARNING_S
+        while time.perf_counter() < end:
+            for beat in beats:
+                beat.now()
+        for beat in beats:
+            beat.learn()
+
+
 def _disturbed(taken: Sequence[Round]) -> str:
     hit = sum(not all(turn.alone for turn in turns) for turns in taken)
     slow = max(turn.slowness for turns in taken for turn in turns)
     return (
         f"disturbed: other processes had the cores in {hit} of {len(taken)} rounds, and the machine took up to "
-        f"{slow:.2f} times its usual time for the reference kernel"
+        f"{slow:.2f} times its usual time for a reference kernel"
     )
 
 
+@dataclass(frozen=True)
+class _Pace:
+    """What the kernels of one place say: the first one's ms, and the worst of their times over the usual ones."""
+
+    ms: float
+    slowness: float
+
+
+class _Beat:
+    """One reference kernel, and what it has told."""
+
+    def __init__(self, kernel: Kernel, processor: str) -> None:
+        self._kernel, self._usual = kernel, UsualPace(kernel.runtime, processor, kernel.threads)
+        self._alone: list[float] = []
+        self._last = 0.0
+        self._estimate = _warm_up(kernel, 3)
+
+    def now(self) -> float:
+        """A turn of the kernel; its ms."""
+        runs, alone = settled_turn(self._kernel, self._estimate, most=_REFERENCE_RUNS)
+        # Its threads sleep between runs and now and then wake on one core; the faster runs tell the machine's pace.
+        self._last = 1000 * sorted(runs)[len(runs) // 4]
+        self._alone += [self._last] if alone else []
+        return self._last
+
+    @property
+    def known(self) -> int:
+        """Measurements that remember this kernel."""
+        return self._usual.known
+
+    def usual(self) -> float:
+        return self._usual.usual(self._alone or [self._last])
+
+    def learn(self) -> None:
+        self._usual.learn(self._alone)
+
+
 class _Paces:
-    """The reference kernel of every session's place (device and threads), and what it has told."""
+    """The reference kernels of every session's place (device and threads)."""
 
     def __init__(self, sessions: Sequence[Session]) -> None:
         self._places = [(getattr(session, "device", "cpu"), session.threads) for session in sessions]
-        self._kernels = {place: reference(*place) for place in dict.fromkeys(self._places)}
         name = processor_name()
-        self._usual = {place: UsualPace(kernel.runtime, name, place[1]) for place, kernel in self._kernels.items()}
-        self._alone: dict[tuple[str, int], list[float]] = {place: [] for place in self._kernels}
-        self._last = dict.fromkeys(self._kernels, 0.0)
-        self._estimates = {place: _warm_up(kernel, 3) for place, kernel in self._kernels.items()}
+        self._beats = {
+            place: [_Beat(kernel, name) for kernel in references(*place)] for place in dict.fromkeys(self._places)
+        }
 
-    def now(self, number: int) -> float:
-        """The kernel of session ``number`` takes a turn; its ms."""
-        place = self._places[number]
-        runs, alone = _settled_turn(self._kernels[place], self._estimates[place], most=_REFERENCE_RUNS)
-        # Its threads sleep between runs and now and then wake on one core; the faster runs tell the machine's pace.
-        self._last[place] = 1000 * sorted(runs)[len(runs) // 4]
-        self._alone[place] += [self._last[place]] if alone else []
-        return self._last[place]
+    def now(self, number: int) -> _Pace:
+        """The kernels of session ``number`` take a turn."""
+        beats = self._beats[self._places[number]]
+        told = [beat.now() for beat in beats]
+        return _Pace(told[0], max(ms / beat.usual() for ms, beat in zip(told, beats, strict=True)))
 
-    def usual(self, number: int) -> float:
-        place = self._places[number]
-        return self._usual[place].usual(self._alone[place] or [self._last[place]])
+    def slow(self) -> bool:
+        """Whether the machine is slower than usual now."""
+        firsts = {place: number for number, place in reversed(list(enumerate(self._places)))}
+        return any(self.now(number).slowness > TOLERANCE for number in firsts.values())
 
     def same_place(self, one: int, other: int) -> bool:
         return self._places[one] == self._places[other]
 
     def learnt(self) -> tuple[float, ...]:
-        """Each session's usual time; this measurement is kept for later ones."""
-        found = tuple(self.usual(number) for number in range(len(self._places)))
-        for place, usual in self._usual.items():
-            usual.learn(self._alone[place])
+        """The usual time of each session's first kernel; this measurement is kept for later ones."""
+        found = tuple(self._beats[place][0].usual() for place in self._places)
+        for beats in self._beats.values():
+            for beat in beats:
+                beat.learn()
         return found
 
 
@@ -171,22 +255,30 @@ def _round(sessions: Sequence[Session], estimates: Sequence[float], paces: _Pace
     turns, before = [], None
     for number, (session, estimate) in enumerate(zip(sessions, estimates, strict=True)):
         if paces is None:
-            turns.append(Turn(*_settled_turn(session, estimate, alone=len(sessions) == 1)))
+            turns.append(Turn(*settled_turn(session, estimate, alone=len(sessions) == 1)))
             continue
         if before is None or not paces.same_place(number, number - 1):
             before = paces.now(number)
-        runs, alone = _settled_turn(session, estimate)
+        runs, alone = settled_turn(session, estimate)
         after = paces.now(number)
-        slowness = max(before, after) / paces.usual(number)
-        turns.append(Turn(runs, alone, (before + after) / 2, slowness))
+        turns.append(Turn(runs, alone, (before.ms + after.ms) / 2, max(before.slowness, after.slowness)))
         before = after
     return tuple(turns)
 
 
-def _settled_turn(
+def settled_turn(
     session: Session, estimate: float, alone: bool = False, most: int = _TURN_RUNS
 ) -> tuple[tuple[float, ...], bool]:
-    """One turn after the others' threads have gone to sleep, and whether it had the cores to itself."""
+    """One turn after the others' threads have gone to sleep, and whether it had the cores to itself.
+
+    Args:
+        estimate: seconds of a run, roughly.
+        alone: whether there are no others to wait for.
+        most: runs.
+
+    Returns:
+        Seconds of each run, and whether no other process took a core.
+    """
     if not alone:
         _quieten()
     return undisturbed(lambda: _turn(session, estimate, most))

@@ -16,6 +16,7 @@ from joblib.externals.loky import get_reusable_executor
 from torch import nn
 
 from ...errors import CatchweightError
+from ..clock.rounds import learn_pace
 from ..target import Target
 from .observe import observe_prepared, prepare
 from .table import LatencyTable
@@ -76,6 +77,8 @@ def profile(
     begun = time.monotonic()
     wanted = [subject for subject in subjects if (subject.label, subject.size) not in table]
     known, failed, done = len(subjects) - len(wanted), [], 0
+    if wanted:
+        learn_pace(table.target.device, table.target.threads, lambda text: told(known, len(subjects), text))
     with _exporters(workers) as pool:
         for chunk in _chunks(wanted, 2 * workers):
             if timed_out(begun, minutes) and len(table.networks) >= least:

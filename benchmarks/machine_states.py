@@ -1,0 +1,73 @@
+"""Does this machine change its state under a measurement, and which reference kernel sees it?
+
+    python benchmarks/machine_states.py --seconds 100 --out benchmarks/results/machine_states.json
+
+Both reference kernels and three networks take turns for ``--seconds``. Each turn's time is told as a multiple of the
+least one seen. A kernel that correlates with a network tells when that network is slowed down from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from catchweight.files import write_json
+from catchweight.nets import build_network
+from catchweight.targets import Target, to_onnx
+from catchweight.targets.clock.reference import references
+from catchweight.targets.clock.rounds import Session, settled_turn
+
+NETWORKS = ("eseg_lite_s", "timm/mobilenetv3_small_100+fpn", "timm/resnet18+bifpn")
+SIZE, CLASSES, RUNS = (180, 240), 11, 5
+STEADY = 1.15
+
+
+def turns(sessions: dict[str, Session], seconds: float) -> np.ndarray:
+    """Medians in ms of every session's turns, ``(rounds, sessions)``."""
+    rows, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        rows.append([1000 * median(settled_turn(session, 0.005, most=RUNS)[0]) for session in sessions.values()])
+    return np.array(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=100.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    target = Target.parse("onnxruntime:cpu", threads=asked.threads)
+    sessions: dict[str, Session] = {kernel.runtime: kernel for kernel in references("cpu", asked.threads)}
+    kernels = len(sessions)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in NETWORKS:
+            path = to_onnx(build_network(name, CLASSES), Path(folder) / "network.onnx", SIZE)
+            sessions[name] = target.prepare(path)
+        times = turns(sessions, asked.seconds)
+    relative = times / np.quantile(times, 0.02, axis=0)
+    alike = np.corrcoef(relative.T)
+    rows = [
+        {
+            "session": name, "least_ms": times[:, place].min(), "median": np.median(relative[:, place]),
+            "p90": np.quantile(relative[:, place], 0.9), "steady_share": np.mean(relative[:, place] < STEADY),
+            "correlation": list(alike[place, :kernels]),
+        }
+        for place, name in enumerate(sessions)
+    ]  # fmt: skip
+    for row in rows:
+        print(
+            f"{row['session']:45s} least {row['least_ms']:6.2f} ms, median {row['median']:.2f}, p90 {row['p90']:.2f} "
+            f"times that, within {STEADY - 1:.0%} in {row['steady_share']:.0%} of turns, correlation with the kernels "
+            + ", ".join(f"{value:.2f}" for value in row["correlation"])
+        )
+    if asked.out:
+        write_json(asked.out, {"fingerprint": target.fingerprint(), "rounds": len(times), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
