@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 
 .PHONY: help install demo test lint types imports docs check check-claims bench clean
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ install: $(STAMP) ## build .venv and install (a second run does nothing)
 demo: $(STAMP)   ## the main job on built-in scenes: search, train, export, measure, report
 	$(BIN)/catchweight demo --out runs/demo
 
-test: $(STAMP)   ## the fast tests
-	$(BIN)/python -m pytest
+test: $(STAMP)   ## the fast tests, two processes of one thread each (WORKERS=4: more; WORKERS=0: in one process)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)   ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ Profiles random relatives of the project's networks for ``--minutes`` (a table o
 measures 100 others, drawn with another seed: 80 random ESeg, ESeg-Lite and FFNet variants and 20 pyramids over timm
 backbones that no profiled network has. Killed, it goes on. Nothing is tuned on the 100. All milliseconds hold for the
 machine's usual pace (``Measurement.steady_ms``): a shared machine is up to twice as slow for seconds at a time.
+Networks during which it was not itself are measured again, up to twice; whether that helped is told, all of them count.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def measure(
         table, [variant.subject() for variant in variants], minutes=minutes, seconds=seconds, keep=exported,
         told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
     )  # fmt: skip
-    return {"new": report.new, "known": report.known, "left": report.left, "seconds": round(report.seconds, 1),
+    return {"new": report.new, "known": report.known, "left": report.left, "disturbed": report.disturbed,
+            "seconds": round(report.seconds, 1),
             "failed": list(report.failed)}  # fmt: skip
 
 
@@ -102,11 +104,12 @@ def main() -> None:
         predicted = predictor.signatures(network.signatures)
         rows.append({
             "network": network.label, "size": list(network.size), "measured_ms": network.whole_ms,
-            "noisy": network.noisy, "predicted_ms": predicted.ms, "low_ms": predicted.low_ms,
-            "high_ms": predicted.high_ms, "known": predicted.known,
+            "noisy": network.noisy, "disturbed": network.disturbed, "predicted_ms": predicted.ms,
+            "low_ms": predicted.low_ms, "high_ms": predicted.high_ms, "known": predicted.known,
         })  # fmt: skip
     parts = {
         "all": rows,
+        "measured undisturbed": [row for row in rows if not row["disturbed"]],
         "own families": [row for row in rows if not row["network"].startswith("timm/")],
         "unseen timm": [row for row in rows if row["network"].startswith("timm/")],
     }
@@ -121,7 +124,8 @@ def main() -> None:
         asked.out.with_suffix(".json"),
         {
             "device": target.fingerprint(), "profiled": profiled, "tested": tested, "networks": len(known.networks),
-            "signatures": len(known), "stated": predictor.error.to_json(), "macs_alone": macs.to_json(),
+            "trusted": len(known.trusted), "signatures": len(known), "stated": predictor.error.to_json(),
+            "macs_alone": macs.to_json(),
             "errors": {name: error.to_json() for name, error in errors.items()}, "inside_interval": inside,
             "rows": rows,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.files import read_json
 from catchweight.nets import build_network
 from catchweight.targets import Target
+from catchweight.targets.latency import profile as profiling
 from catchweight.targets.latency.observe import Observation, observe, prepare
 from catchweight.targets.latency.profile import Subject, profile
 from catchweight.targets.latency.table import LatencyTable
@@ -138,10 +140,12 @@ def test_a_profile_skips_what_fails_and_goes_on(tmp_path: Path) -> None:
         Subject("unbuilt", SIZE, partial(Wide, "many")),  # type: ignore[arg-type]
     ]
     told: list[tuple[int, int]] = []
-    report = profile(table, subjects, workers=1, seconds=0.1, told=lambda done, total, _: told.append((done, total)))
+    report = profile(
+        table, subjects, workers=1, seconds=0.1, again=0, told=lambda done, total, _: told.append((done, total))
+    )
     assert (report.new, report.known, report.left) == (1, 0, 0)
     assert [name for name, _ in report.failed] == ["moody at 64x80", "unbuilt at 64x80"]
-    assert told == [(1, 3), (2, 3), (3, 3)]
+    assert [step for step in told if step != (0, 3)] == [(1, 3), (2, 3), (3, 3)]  # at 0 the machine's pace is learnt
     subjects[1:] = [Subject("narrow", SIZE, partial(Wide, 8))]
     report = profile(table, subjects, workers=1, seconds=0.1)
     assert (report.new, report.known) == (1, 1)
@@ -158,3 +162,29 @@ def test_out_of_time_it_still_learns_what_a_prediction_needs(tmp_path: Path) -> 
     table = LatencyTable(CPU, tmp_path)
     report = profile(table, subjects, minutes=0.0, least=2, seconds=0.1, workers=1)  # two at a time
     assert (report.new, report.left, len(table.networks)) == (2, 2, 2)
+
+
+def test_disturbed_networks_are_profiled_again_and_not_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every third observation is said to be disturbed, each of a network once."""
+    seen: list[str] = []
+
+    def observe(target: Target, prepared: Path, seconds: float) -> Observation:
+        seen.append(prepared.name)
+        found = real(target, prepared, seconds)
+        first = seen.count(prepared.name) == 1
+        return replace(found, disturbed=first and len(set(seen)) == 3)
+
+    real = profiling.observe_prepared
+    monkeypatch.setattr(profiling, "observe_prepared", observe)
+    table = LatencyTable(CPU, tmp_path)
+    subjects = [Subject(f"wide {width}", SIZE, partial(Wide, width)) for width in (8, 16, 24)]
+    report = profile(table, subjects, workers=1, seconds=0.1, again=0)
+    assert (report.new, report.disturbed) == (3, 1)
+    assert [network.label for network in table.networks if network.disturbed] == ["wide 24"]
+    assert table.trusted == table.networks, "three networks are too few to leave one out"
+    monkeypatch.setattr("catchweight.targets.latency.table._TRUSTED", 2)
+    assert [network.label for network in table.trusted] == ["wide 16", "wide 8"]
+    report = profile(table, subjects, workers=1, seconds=0.1)
+    assert (report.new, report.known, report.disturbed) == (0, 3, 0)
+    assert len(seen) == 4
+    assert len(table.trusted) == 3

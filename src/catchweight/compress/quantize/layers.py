@@ -92,9 +92,9 @@ def milliseconds(
     names = list(layers.names)
     owners = _Owners(owner_graph, {node: names.index(layer) for node, layer in layers.owners().items()})
     with tempfile.TemporaryDirectory() as folder:
-        times = observer(target, save_graph(model, Path(folder) / "network.onnx"), owners)
+        seen = observer(target, save_graph(model, Path(folder) / "network.onnx"), owners)
     spent = dict.fromkeys(names, 0.0)
-    for place, ms in times:
+    for place, ms in seen.times:
         if place >= 0:
             spent[names[place]] += ms
     return spent

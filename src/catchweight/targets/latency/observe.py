@@ -53,12 +53,14 @@ class Observation:
         rest_ms: kernels that belong to no block.
         kernels: how many kernels the runtime ran.
         whole: the network timed without any profiler.
+        disturbed: whether the machine was not itself while either was taken, so that they do not belong together.
     """
 
     rows: tuple[Observed, ...]
     rest_ms: float
     kernels: int
     whole: Measurement
+    disturbed: bool = False
 
     @property
     def sum_ms(self) -> float:
@@ -108,9 +110,9 @@ def observe_prepared(target: Target, folder: Path, seconds: float = 2.0) -> Obse
             f"Tables can be made for: {', '.join(OBSERVERS)}"
         )
     plan: dict[str, Any] = read_json(folder / "blocks.json")
-    times = OBSERVERS[str(target)](target, folder / "network.onnx", plan["owner"])
+    seen = OBSERVERS[str(target)](target, folder / "network.onnx", plan["owner"])
     spent: dict[int, float] = defaultdict(float)
-    for place, ms in times:
+    for place, ms in seen.times:
         spent[place] += ms
     rows = tuple(
         Observed(Signature.from_key(key), module, spent.get(place, 0.0))
@@ -118,15 +120,25 @@ def observe_prepared(target: Target, folder: Path, seconds: float = 2.0) -> Obse
     )
     session = target.prepare(folder / "network.onnx", tuple(plan["size"]))
     (whole,) = interleaved([session], seconds)
-    return Observation(rows, spent.get(_NOWHERE, 0.0), len(times), whole)
+    return Observation(rows, spent.get(_NOWHERE, 0.0), len(seen.times), whole, seen.disturbed or whole.disturbed)
 
 
 _NOWHERE = -1
-Observer = Callable[[Target, Path, Mapping[str, int]], list[tuple[int, float]]]
-"""Target, exported file, block of every name in it -> for every kernel its block (or -1) and milliseconds."""
 
 
-def _onnxruntime(target: Target, path: Path, owner: Mapping[str, int]) -> list[tuple[int, float]]:
+@dataclass(frozen=True)
+class Kernels:
+    """Block (or -1) and milliseconds of every kernel of a file, and whether the machine was not itself meanwhile."""
+
+    times: list[tuple[int, float]]
+    disturbed: bool
+
+
+Observer = Callable[[Target, Path, Mapping[str, int]], Kernels]
+"""Takes a target, an exported file, and the block of every name in it."""
+
+
+def _onnxruntime(target: Target, path: Path, owner: Mapping[str, int]) -> Kernels:
     """ONNX Runtime's own profiler names every kernel after the node it was made from.
 
     A kernel that the runtime put in by itself (a change of memory layout) goes to the block whose result it
@@ -146,10 +158,11 @@ def _onnxruntime(target: Target, path: Path, owner: Mapping[str, int]) -> list[t
     entry = session.get_inputs()[0]
     image = {entry.name: np.random.default_rng(0).standard_normal(entry.shape, dtype=np.float32)}
     profiled = _Profiled(lambda: session.run(None, image), target.threads)
-    scales = _profiled_runs(profiled)
+    scales, disturbed = _profiled_runs(profiled)
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     places = _Places(onnx.load(options.optimized_model_filepath, load_external_data=False), owner)
-    return [(places.of(kernel), ms) for kernel, ms in _kernel_times(events, scales).items()]
+    times = [(places.of(kernel), ms) for kernel, ms in _kernel_times(events, scales).items()]
+    return Kernels(times, disturbed)
 
 
 class _Profiled:
@@ -176,8 +189,12 @@ class _Profiled:
         return nullcontext()
 
 
-def _profiled_runs(session: _Profiled) -> dict[int, float]:
-    """Run until enough runs had the machine to themselves; number of each, and what brings it to the usual pace."""
+def _profiled_runs(session: _Profiled) -> tuple[dict[int, float], bool]:
+    """Run until enough runs had the machine to themselves.
+
+    Returns:
+        The number of each, and what brings it to the usual pace; and whether even these were disturbed.
+    """
 
     def enough(good: Sequence[Round]) -> bool:
         return sum(len(turn.runs) for (turn,) in good) >= RUNS
@@ -189,7 +206,7 @@ def _profiled_runs(session: _Profiled) -> dict[int, float]:
         pace, usual = turn.pace_ms, done.usual_ms[0]
         scale = usual / pace if pace and usual else 1.0
         scales |= dict.fromkeys(session.timed[first : first + len(turn.runs)], scale)
-    return scales
+    return scales, bool(done.disturbances)
 
 
 def _kernel_times(events: Sequence[Mapping[str, Any]], scales: Mapping[int, float]) -> dict[str, float]:

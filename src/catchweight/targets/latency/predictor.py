@@ -90,7 +90,7 @@ class LatencyPredictor:
     """
 
     def __init__(self, table: LatencyTable, seed: int = 0) -> None:
-        networks = table.networks
+        networks = table.trusted
         if len(networks) < LEAST:
             raise CatchweightError(
                 f"the latency table in {table.folder} knows {len(networks)} networks, and {LEAST} are the least that "

@@ -39,13 +39,17 @@ class Subject:
 
 @dataclass(frozen=True)
 class ProfileReport:
-    """What a profile did: how many networks were new, already known, left for lack of time, or failed and why."""
+    """What a profile did: how many networks were new, already known, left for lack of time, or failed and why.
+
+    ``disturbed`` of those known now were profiled while the machine was not itself, and are not trusted.
+    """
 
     new: int
     known: int
     left: int
     failed: tuple[tuple[str, str], ...]
     seconds: float
+    disturbed: int = 0
 
 
 Told = Callable[[int, int, str], None]
@@ -61,11 +65,13 @@ def profile(
     seconds: float = 1.5,
     workers: int = 2,
     keep: Path | None = None,
+    again: int = 2,
     told: Told = lambda done, total, text: None,
 ) -> ProfileReport:
     """Observe every subject on the table's target and add it to the table; those already there are skipped.
 
-    Networks are exported a few at a time in ``workers`` processes, and timed one by one while those are idle.
+    Networks are exported a few at a time in ``workers`` processes, and timed one by one while those are idle. Those
+    during which the machine was disturbed are profiled again at the end, up to ``again`` times, if they are not most.
 
     Args:
         minutes: no network is begun after that; the rest is for the next call.
@@ -76,21 +82,42 @@ def profile(
     """
     begun = time.monotonic()
     wanted = [subject for subject in subjects if (subject.label, subject.size) not in table]
-    known, failed, done = len(subjects) - len(wanted), [], 0
+    known = len(subjects) - len(wanted)
+    failed: list[tuple[str, str]] = []
+    done = 0
     if wanted:
         learn_pace(table.target.device, table.target.threads, lambda text: told(known, len(subjects), text))
-    with _exporters(workers) as pool:
+    with _exporters(workers) as pool, tempfile.TemporaryDirectory() as temporary:
+
+        def observe(chunk: Sequence[Subject], of: int, before: int) -> None:
+            for number, (subject, (prepared, problem)) in enumerate(
+                _exported(chunk, table.target, keep or Path(temporary), pool), start=1
+            ):
+                text = problem or _observed(table, subject, prepared, seconds)
+                failed.extend([(_name(subject), problem)] if problem else [])
+                told(before + number, of, f"{_name(subject)}: {text}")
+
         for chunk in _chunks(wanted, 2 * workers):
             if timed_out(begun, minutes) and len(table.networks) >= least:
                 break
-            with tempfile.TemporaryDirectory() as folder:
-                for subject, (prepared, problem) in _exported(chunk, table.target, keep or Path(folder), pool):
-                    text = problem or _observed(table, subject, prepared, seconds)
-                    failed += [(_name(subject), problem)] if problem else []
-                    done += 1
-                    told(known + done, len(subjects), f"{_name(subject)}: {text}")
-    left = len(wanted) - done
-    return ProfileReport(done - len(failed), known, left, tuple(failed), time.monotonic() - begun)
+            observe(chunk, len(subjects), known + done)
+            done += len(chunk)
+        for _ in range(again):
+            disturbed = _disturbed(table, subjects)
+            if 2 * len(disturbed) > len(subjects):  # a machine that is never itself would not be so now
+                break
+            for chunk in _chunks(disturbed, 2 * workers):
+                if timed_out(begun, minutes):
+                    break
+                observe(chunk, len(subjects), len(subjects) - len(chunk))
+    seconds_in_all, disturbed = time.monotonic() - begun, _disturbed(table, subjects)
+    return ProfileReport(done - len(failed), known, len(wanted) - done, tuple(failed), seconds_in_all, len(disturbed))
+
+
+def _disturbed(table: LatencyTable, subjects: Sequence[Subject]) -> list[Subject]:
+    """Those of the subjects whose figures in the table cannot be trusted."""
+    found = {(network.label, network.size) for network in table.networks if network.disturbed}
+    return [subject for subject in subjects if (subject.label, subject.size) in found]
 
 
 def timed_out(begun: float, minutes: float | None) -> bool:
@@ -108,7 +135,7 @@ def export_all(target: Target, subjects: Sequence[Subject], keep: Path, workers:
 def _observed(table: LatencyTable, subject: Subject, prepared: Path, seconds: float) -> str:
     observed = observe_prepared(table.target, prepared, seconds)
     table.add(subject.label, subject.size, observed)
-    return f"{observed.whole.median_ms:.2f} ms"
+    return f"{observed.whole.median_ms:.2f} ms{', disturbed' if observed.disturbed else ''}"
 
 
 def _exported(

@@ -22,6 +22,8 @@ from ..tracing.blocks import Signature
 from .observe import Observation
 
 _META = b"catchweight"
+_TRUSTED = 20
+"""So many undisturbed networks make the disturbed ones superfluous."""
 _COLUMNS = pa.schema([("signature", pa.string()), ("module", pa.string()), ("ms", pa.float64())])
 
 
@@ -41,10 +43,11 @@ class ProfiledNetwork:
     Attributes:
         label: what was profiled, e.g. ``eseg_lite_s:levels=2-5 x0.75``.
         size: (H, W).
-        whole_ms: latency of the whole, and ``noisy`` whether that could be trusted.
+        whole_ms: latency of the whole, and ``noisy`` whether that is known exactly.
         signatures, ms: its blocks in order with their times in context.
         usual_ms: the reference kernel's time for which all these times hold (None: none was run).
         rest_ms: kernels that belong to no block.
+        disturbed: whether the machine was not itself meanwhile, so that none of these times can be trusted.
     """
 
     label: str
@@ -55,6 +58,7 @@ class ProfiledNetwork:
     ms: tuple[float, ...]
     rest_ms: float
     usual_ms: float | None = None
+    disturbed: bool = False
 
     def at(self, usual_ms: float) -> ProfiledNetwork:
         """The same on a machine whose reference kernel takes ``usual_ms``."""
@@ -104,7 +108,7 @@ class LatencyTable:
         )
         about = {
             "device": self.fingerprint, "label": label, "size": list(size), "whole": observed.whole.to_json(),
-            "rest_ms": observed.rest_ms, "kernels": observed.kernels,
+            "rest_ms": observed.rest_ms, "kernels": observed.kernels, "disturbed": observed.disturbed,
         }  # fmt: skip
         with written_aside(self.path(label, size)) as temporary:
             pq.write_table(rows.replace_schema_metadata({_META: json.dumps(about).encode()}), temporary)
@@ -123,6 +127,12 @@ class LatencyTable:
         found = [network.at(median(paces)) for network in found] if paces else found
         return tuple(sorted(found, key=lambda network: (network.label, network.size)))
 
+    @property
+    def trusted(self) -> tuple[ProfiledNetwork, ...]:
+        """The networks that were profiled while the machine was itself; all of them where those are too few."""
+        found = tuple(network for network in self.networks if not network.disturbed)
+        return found if len(found) >= _TRUSTED else self.networks
+
     def lookup(self, signature: Signature) -> Entry | None:
         """The measured entry: with the same neighbours if there is one, else the mean over all neighbours."""
         return self._entries.get(signature) or self._entries.get(signature.alone)
@@ -132,8 +142,8 @@ class LatencyTable:
         return sum(1 for signature in self._entries if signature != signature.alone)
 
     def rows(self) -> Iterator[tuple[ProfiledNetwork, Signature, float]]:
-        """Every observed block, network by network."""
-        for network in self.networks:
+        """Every observed block of the networks that can be trusted, one network after the other."""
+        for network in self.trusted:
             for signature, ms in zip(network.signatures, network.ms, strict=True):
                 yield network, signature, ms
 
@@ -155,7 +165,7 @@ class LatencyTable:
         whole = about["whole"]
         return ProfiledNetwork(
             about["label"], (height, width), whole["steady_ms"], whole["noisy"], signatures, tuple(columns["ms"]),
-            about["rest_ms"], whole["usual_ms"],
+            about["rest_ms"], whole["usual_ms"], about.get("disturbed", whole["disturbed"]),
         )  # fmt: skip
 
 
