@@ -7,8 +7,10 @@ import json
 import pytest
 
 from catchweight.cli.options import parse_minutes, parse_size
+from catchweight.data import ClassSet
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import UsageError
+from catchweight.nets import build_network, save_network
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,39 @@ def test_bad_input_gets_one_message_and_no_traceback(cli, scenes, tmp_path, monk
     assert (found, "Traceback" in out + err) == (code, False)
     assert message in err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """A tiny network as bare.pt, with the note of other classes than the scenes', and without a size."""
+    folder = tmp_path_factory.mktemp("networks")
+    three = ClassSet(("a", "b", "c"))
+    net = build_network("timm/test_efficientnet+fpn:width=8", 3)
+    save_network(folder / "bare.pt", net)
+    save_network(folder / "three.pt", net, {"classes": three.to_json(), "size": [64, 96]})
+    save_network(folder / "sizeless.pt", net, {"classes": three.to_json()})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("export", "bare.pt"), 1, "does not name its classes"),
+        (("export", "sizeless.pt"), 2, "--size 180x240"),
+        (("export", "three.pt", "--out", "new.onnx", "--data", "SCENES"), 1, "predicts 3 classes (a, b, c...), but"),
+        (("eval", "three.pt", "SCENES"), 1, "predicts 3 classes (a, b, c...), but"),
+        (("eval", "bare.pt", "SCENES", "--size", "64x96"), 1, "does not say its classes"),
+        (("eval", "sizeless.pt", "SCENES"), 2, "--size 180x240"),
+        (("bench", "some.onnx", "--threads", "0"), 2, "--threads"),
+        (("predict", "SCENES", "--model", "three.pt", "--out", "out"), 1, "`catchweight export` or `fit` wrote"),
+    ],
+)
+def test_files_that_do_not_belong_together_get_one_message(cli, scenes, networks, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(networks)
+    given = [scenes if word == "SCENES" else word for word in arguments]
+    found, out, err = cli(*given)
+    assert (found, "Traceback" in out + err) == (code, False)
+    assert message in err
 
 
 def test_debug_shows_where(cli):

@@ -43,9 +43,9 @@ def export(
     if dynamic not in choices:
         raise unknown("value of --dynamic", dynamic, choices)
     net, meta = load_network(checkpoint)
-    wanted = parse_size(size) or tuple(meta["size"])
+    classes, wanted = _classes(meta, checkpoint), parse_size(size) or _own_size(meta, checkpoint)
     path = export_(
-        net, out or checkpoint.with_suffix(".onnx"), size=wanted, classes=_classes(meta, checkpoint),
+        net, out or checkpoint.with_suffix(".onnx"), size=wanted, classes=classes,
         dynamic=choices[dynamic], batch=batch, meta=meta,
     )  # fmt: skip
     console.print(f"written: {escape(str(path))}")
@@ -89,6 +89,15 @@ def _classes(meta: dict, checkpoint: Path) -> ClassSet:
     if "classes" not in meta:
         raise CatchweightError(f"{checkpoint} does not name its classes: it was not written by training")
     return ClassSet.from_json(meta["classes"])
+
+
+def _own_size(meta: dict, checkpoint: Path) -> tuple[int, int]:
+    from ..errors import UsageError
+
+    if "size" not in meta:
+        raise UsageError(f"{checkpoint} does not say its input size: name it, e.g. --size 180x240")
+    height, width = meta["size"]
+    return int(height), int(width)
 
 
 def bench(
