@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -62,6 +63,19 @@ def test_bad_input_gets_one_message_and_no_traceback(cli, scenes, tmp_path, monk
     assert not any(tmp_path.iterdir())
 
 
+def test_a_check_names_every_file_even_when_none_can_be_read(cli, scenes, tmp_path, monkeypatch):
+    root = shutil.copytree(scenes, tmp_path / "torn")
+    files = sorted((root / "images").rglob("*.png"))
+    for file in files:
+        file.write_bytes(b"torn")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("data", "check", root)
+    assert (code, err.strip()) == (1, "")
+    assert all(f"{file}: cannot be read" in out for file in files)
+    assert "training could not run" in out
+    assert [path.name for path in (tmp_path / "runs/data-torn").iterdir()] == ["data.json"]
+
+
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
     """A tiny network as bare.pt, with the note of other classes than the scenes', and without a size."""
@@ -93,6 +107,7 @@ def test_files_that_do_not_belong_together_get_one_message(cli, scenes, networks
     found, out, err = cli(*given)
     assert (found, "Traceback" in out + err) == (code, False)
     assert message in err
+    assert not list(networks.glob("*.onnx"))
 
 
 def test_debug_shows_where(cli):
