@@ -101,7 +101,7 @@ def networks(tmp_path_factory):
         (("predict", "SCENES", "--model", "three.pt", "--out", "out"), 1, "`catchweight export` or `fit` wrote"),
     ],
 )
-def test_files_that_do_not_belong_together_get_one_message(cli, scenes, networks, monkeypatch, arguments, code, message):
+def test_files_that_do_not_belong_get_one_message(cli, scenes, networks, monkeypatch, arguments, code, message):
     monkeypatch.chdir(networks)
     given = [scenes if word == "SCENES" else word for word in arguments]
     found, out, err = cli(*given)

@@ -1,4 +1,4 @@
-"""Every name that ``catchweight networks`` lists keeps the one surface: odd sizes, gradients, bf16, saved and reloaded."""
+"""Every name that ``catchweight networks`` lists keeps the one surface: odd sizes, gradients, bf16, save and reload."""
 
 from __future__ import annotations
 

@@ -108,9 +108,7 @@ def test_accumulation_takes_the_same_steps_as_whole_batches(data: SegmentationDa
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_scaled_loss_is_clipped_by_its_own_gradient(
-    data: SegmentationData, tmp_path: Path, optimizer: str
-) -> None:
+def test_a_scaled_loss_is_clipped_by_its_own_gradient(data: SegmentationData, tmp_path: Path, optimizer: str) -> None:
     """16-mixed multiplies the loss by 65,536 before its backward pass: clipping must not see that."""
     weights = {}
     for precision in ("32-true", "16-mixed"):

@@ -172,8 +172,17 @@ def test_two_processes_keep_the_same_weights(scenes: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_the_command_runs_under_torchrun_and_speaks_once(scenes: Path, tmp_path: Path) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "catchweight"]
-    command = ["train", str(scenes), "--network", "timm/test_efficientnet+fpn:width=8", "--out", str(tmp_path / "out")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [
+        "-m",
+        "catchweight",
+        "train",
+        str(scenes),
+        "--network",
+        "timm/test_efficientnet+fpn:width=8",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     settings = ["epochs=2", "batch=4", "accelerator=cpu", "workers=0"]
     ended = subprocess.run(
         [*launcher, *command, "--weights", "none", *(word for one in settings for word in ("--set", one))],

@@ -84,7 +84,7 @@ def bounded(plan: dict[str, Any], minutes: float | None) -> dict[str, Any]:
     full = plan.get("minutes in all", plan["minutes"])
     if full <= minutes:
         return {"time": f"at most {minutes:g} minutes: enough for this plan"}
-    return {"time": f"at most {minutes:g} minutes: every stage is shortened to its share, to about {minutes / full:.0%}"}
+    return {"time": f"at most {minutes:g} minutes: every stage is shortened, to about {minutes / full:.0%}"}
 
 
 def _training(job: Job, step: float) -> float:
