@@ -81,7 +81,7 @@ def test_free_files_are_tried_at_odd_sizes_too(net: TinyNet, tmp_path: Path) -> 
     path = export(net, tmp_path / "a.onnx", size=SIZE, classes=CLASSES, dynamic=True)
     result = verify(path, net, batches(per_batch=3), CLASSES)
     assert result.passed, result.message
-    assert result.images == 7  # five of the loader, one at each odd size
+    assert result.images == 8  # five of the loader, one at each odd size
 
 
 def test_a_fixed_batch_larger_than_the_loaders(net: TinyNet, tmp_path: Path) -> None:

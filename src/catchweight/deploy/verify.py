@@ -21,8 +21,9 @@ from ..train.evaluate import eager_predict, evaluate
 from .bisect import Departure, first_departure
 from .segmenter import Segmenter
 
-# A file of free size is also tried at sizes that no stride divides: that is where shape arithmetic goes wrong.
-_ODD_STEPS = ((1, 3), (7, -5))
+# A file of free size is also tried where shape arithmetic goes wrong: at sizes that no stride divides, and at one at
+# which levels that were a single pixel when it was exported have more.
+_ODD_SIZES = ((1, 1, 3), (1, 7, -5), (2, 1, 3))  # times the size, and so many rows and columns more
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,8 @@ def _try_odd_sizes(
     if segmenter.fixed_size is not None or tally.worst is None:
         return
     image = tally.worst
-    for down, right in _ODD_STEPS:
-        size = (image.shape[-2] + down, image.shape[-1] + right)
+    for factor, down, right in _ODD_SIZES:
+        size = (factor * image.shape[-2] + down, factor * image.shape[-1] + right)
         other = F.interpolate(image.float(), size=size, mode="bilinear").round().to(torch.uint8)
         tally.add(other, exported(other), eager(other).float().cpu())
 
