@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ import catchweight as cw
 from catchweight.budget import Budget
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare
+from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare, whole
 from catchweight.front import Front
 from catchweight.nets import load_network
 
@@ -145,7 +146,7 @@ def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):
     assert not (tmp_path / "r" / "screen").exists()
 
 
-def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes):
+def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes, monkeypatch):
     job = prepare(
         scenes, "latency<=10s", target="onnxruntime:cpu", run="unused", size=None, settings=FitSettings(),
         set_=TINY, minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
@@ -154,6 +155,14 @@ def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes):
     assert plan["candidates"] == 2
     assert "the budget does not bind" in plan["reach"]
     assert plan["rungs"] == [1, 3]
+    assert "time" not in plan
+    with monkeypatch.context() as patch:
+        patch.setattr(whole, "look_ahead", lambda *_, **__: SimpleNamespace(check=lambda target: None))
+        patch.setattr(whole, "epoch_seconds", lambda *_: 60.0)  # of one epoch of either candidate
+        job.request["minutes"] = 3.0  # one of them for what comes after the training
+        plan = describe_plan(job)
+        assert (plan["candidates"], plan["epochs"], plan["minutes"]) == (2, 1, 2.0)
+        assert plan["time"] == "at most 3 minutes: enough for this plan"
     job.budgets = (Budget.parse("latency<=0.000001ms"),)
     with pytest.raises(CatchweightError, match="allow at least latency<="):
         describe_plan(job)

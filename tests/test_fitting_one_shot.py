@@ -18,6 +18,7 @@ import catchweight as cw
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.fitting import FitSettings, describe_plan, prepare
+from catchweight.fitting.estimate import bounded
 from catchweight.fitting.job import read_budgets
 from catchweight.front import Front
 from catchweight.nets import load_network
@@ -128,6 +129,8 @@ def test_a_dry_run_tells_the_minutes_of_every_stage(scenes):
     plan = describe_plan(job)
     assert set(plan["minutes"]) == {"supernet", "profile", "explore", "training"}
     assert "does not bind" in plan["reach"]
+    assert bounded(plan, plan["minutes in all"] / 4)["time"].endswith("every stage is shortened, to about 25%")
+    assert bounded(plan, None) == {}
     assert not Path("unused").exists()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
 from catchweight.cli.options import parse_minutes, parse_size
+from catchweight.data import ClassSet
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import UsageError
+from catchweight.nets import build_network, save_network
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +61,53 @@ def test_bad_input_gets_one_message_and_no_traceback(cli, scenes, tmp_path, monk
     assert (found, "Traceback" in out + err) == (code, False)
     assert message in err
     assert not any(tmp_path.iterdir())
+
+
+def test_a_check_names_every_file_even_when_none_can_be_read(cli, scenes, tmp_path, monkeypatch):
+    root = shutil.copytree(scenes, tmp_path / "torn")
+    files = sorted((root / "images").rglob("*.png"))
+    for file in files:
+        file.write_bytes(b"torn")
+    monkeypatch.chdir(tmp_path)
+    code, out, err = cli("data", "check", root)
+    assert (code, err.strip()) == (1, "")
+    assert all(f"{file}: cannot be read" in out for file in files)
+    assert "training could not run" in out
+    assert [path.name for path in (tmp_path / "runs/data-torn").iterdir()] == ["data.json"]
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    """A tiny network as bare.pt, with the note of other classes than the scenes', and without a size."""
+    folder = tmp_path_factory.mktemp("networks")
+    three = ClassSet(("a", "b", "c"))
+    net = build_network("timm/test_efficientnet+fpn:width=8", 3)
+    save_network(folder / "bare.pt", net)
+    save_network(folder / "three.pt", net, {"classes": three.to_json(), "size": [64, 96]})
+    save_network(folder / "sizeless.pt", net, {"classes": three.to_json()})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("export", "bare.pt"), 1, "does not name its classes"),
+        (("export", "sizeless.pt"), 2, "--size 180x240"),
+        (("export", "three.pt", "--out", "new.onnx", "--data", "SCENES"), 1, "predicts 3 classes (a, b, c...), but"),
+        (("eval", "three.pt", "SCENES"), 1, "predicts 3 classes (a, b, c...), but"),
+        (("eval", "bare.pt", "SCENES", "--size", "64x96"), 1, "does not say its classes"),
+        (("eval", "sizeless.pt", "SCENES"), 2, "--size 180x240"),
+        (("bench", "some.onnx", "--threads", "0"), 2, "--threads"),
+        (("predict", "SCENES", "--model", "three.pt", "--out", "out"), 1, "`catchweight export` or `fit` wrote"),
+    ],
+)
+def test_files_that_do_not_belong_get_one_message(cli, scenes, networks, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(networks)
+    given = [scenes if word == "SCENES" else word for word in arguments]
+    found, out, err = cli(*given)
+    assert (found, "Traceback" in out + err) == (code, False)
+    assert message in err
+    assert not list(networks.glob("*.onnx"))
 
 
 def test_debug_shows_where(cli):

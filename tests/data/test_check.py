@@ -80,6 +80,15 @@ def test_the_report_is_json(root):
     assert copy["counts"] == report.counts
 
 
+def test_a_split_that_was_made_is_written_down_by_name(root):
+    assert check_data(open_data(root)).made_val == []
+    for kind in ("images", "masks"):
+        shutil.rmtree(root / kind / "val")
+    data = open_data(root, seed=5)
+    written = json.loads(json.dumps(check_data(data).to_json()))
+    assert written["made_val"] == [record.id for record in data.splits["val"]] != []
+
+
 def test_progress_counts_every_picture(root):
     seen = []
     check_data(open_data(root), progress=lambda done, total: seen.append((done, total)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -316,6 +317,24 @@ def test_voc(tmp_path):
     np.testing.assert_array_equal(only(data, "val").mask, index_mask(21, ignored=255))
 
 
+def test_voc_masks_may_be_coloured_with_its_void_border(tmp_path):
+    root = voc(tmp_path)
+    coloured = np.zeros((H, W, 3), dtype=np.uint8)
+    coloured[:, 4:8], coloured[:, 8:] = VOC_COLORS[3], (224, 224, 192)
+    save_mask(root / "SegmentationClass/2007_03.png", coloured)
+    assert only(open_data(root), "val").mask[0, [0, 4, 8]].tolist() == [0, 3, IGNORE]
+
+
+def test_voc_without_lists_uses_every_pair(tmp_path):
+    root = voc(tmp_path)
+    shutil.rmtree(root / "ImageSets")
+    picture(root / "JPEGImages/unlabelled.jpg")
+    data = open_data(root)
+    used = sorted(record.id for records in data.splits.values() for record in records)
+    assert used == ["2007_01", "2007_02", "2007_03"]
+    assert "no ImageSets/Segmentation lists" in data.notes[0]
+
+
 def test_voc_lists_cannot_leave_the_folder(tmp_path):
     root = voc(tmp_path / "voc")
     picture(tmp_path / "secret.jpg")
@@ -511,6 +530,31 @@ def test_yolo(tmp_path, background, empty, dog):
     data = open_data(yolo(tmp_path, SQUARE), background=background)
     assert data.format == "yolo"
     np.testing.assert_array_equal(only(data).mask, np.where(box(4, 3, 12, 9) == 1, dog, empty))
+
+
+def test_yolo_as_roboflow_exports_it(tmp_path):
+    """A folder a split with images and labels in it, "valid" for val, and paths that lead one folder too high."""
+    for split in ("train", "valid", "test"):
+        picture(tmp_path / split / "images/a.jpg")
+        (tmp_path / split / "labels").mkdir()
+        (tmp_path / split / "labels/a.txt").write_text(SQUARE)
+    lines = [f"{key}: ../{split}/images" for key, split in (("train", "train"), ("val", "valid"), ("test", "test"))]
+    (tmp_path / "data.yaml").write_text("\n".join([*lines, "nc: 2", "names: ['cat', 'dog']\n"]))
+    data = open_data(tmp_path)
+    assert {split: len(records) for split, records in data.splits.items()} == {"train": 1, "val": 1, "test": 1}
+    for split in data.splits:
+        np.testing.assert_array_equal(only(data, split).mask, 2 * box(4, 3, 12, 9))
+
+
+def test_yolo_polygons_are_drawn_on_the_upright_picture(tmp_path):
+    root = yolo(tmp_path, "1 0 0 0.5 0 0.5 1 0 1\n")  # the left half, as it is looked at
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    Image.fromarray(np.rot90(upright)).save(root / "images/train/a.png", exif=exif)
+    sample = only(open_data(root))
+    np.testing.assert_array_equal(sample.image, upright)
+    np.testing.assert_array_equal(sample.mask, 2 * box(0, 0, W // 2, H))
 
 
 def test_a_yolo_yaml_file_opens_its_folder(tmp_path):

@@ -42,6 +42,8 @@ def test_a_free_batch_is_used_and_a_fixed_one_kept(files: list[Path]) -> None:
         bench(files[:1], threads=1, batch=3, seconds=0.02)
     with pytest.raises(UsageError, match="at least one"):
         bench([])
+    with pytest.raises(UsageError, match="1 or more threads, but got 0"):
+        bench(files[:1], threads=0)
 
 
 def row(name: str, turns: list[float]) -> BenchRow:

@@ -225,6 +225,13 @@ def test_video_becomes_an_overlay_video_and_frame_masks(segmenter: Segmenter, cl
     assert predict(segmenter, clip, out, frame_masks=True).skipped == 1
 
 
+def test_progress_goes_on_within_a_video(segmenter: Segmenter, clip: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int, str]] = []
+    predict(segmenter, clip, tmp_path / "out", batch=5, on_progress=lambda *what: seen.append(what))
+    frames = [(0, 1, f"clip.mp4, frame {done} of 12") for done in (5, 10, 12)]
+    assert seen == [(0, 1, ""), *frames, (1, 1, "clip.mp4")]
+
+
 def test_memory_does_not_grow_with_the_length_of_a_video(segmenter: Segmenter, tmp_path: Path) -> None:
     peaks = []
     for frames in (12, 96):

@@ -11,11 +11,11 @@ import torch
 from exported import CLASSES, SIZE, TinyNet, batches, tiny_net
 from test_bisect import corrupt
 
-from catchweight.data import open_data
+from catchweight.data import ClassSet, open_data
 from catchweight.data.loading import EvalLoader
 from catchweight.deploy.export import export
 from catchweight.deploy.verify import verify
-from catchweight.errors import UsageError
+from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
 from catchweight.train.evaluate import eager_predict, evaluate
 from conftest import CAMVID, needs_camvid
@@ -81,7 +81,7 @@ def test_free_files_are_tried_at_odd_sizes_too(net: TinyNet, tmp_path: Path) -> 
     path = export(net, tmp_path / "a.onnx", size=SIZE, classes=CLASSES, dynamic=True)
     result = verify(path, net, batches(per_batch=3), CLASSES)
     assert result.passed, result.message
-    assert result.images == 7  # five of the loader, one at each odd size
+    assert result.images == 8  # five of the loader, one at each odd size
 
 
 def test_a_fixed_batch_larger_than_the_loaders(net: TinyNet, tmp_path: Path) -> None:
@@ -89,6 +89,13 @@ def test_a_fixed_batch_larger_than_the_loaders(net: TinyNet, tmp_path: Path) -> 
     assert verify(path, net, batches(), CLASSES).passed
     bad = corrupt(path, tmp_path / "bad.onnx", "down.weight", 2.0)
     assert 'layer "down"' in verify(bad, net, batches(), CLASSES).message
+
+
+def test_a_network_or_data_of_other_classes_is_refused(good: Path, net: TinyNet) -> None:
+    with pytest.raises(CatchweightError, match="predicts 4 classes, the network 3"):
+        verify(good, build_network("timm/test_efficientnet+fpn:width=8", 3), batches(), CLASSES)
+    with pytest.raises(CatchweightError, match=r"but the data set has 4 \(road, sky, tree, cat"):
+        verify(good, net, batches(), ClassSet(("road", "sky", "tree", "cat")))
 
 
 def test_no_images_and_images_of_another_size(net: TinyNet, good: Path) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from catchweight.errors import UsageError
 from catchweight.nets.layers import SmallMapBatchNorm, fusion_weights, halve, resize_to, round_channels
 from catchweight.nets.layers.conv import activation
 from catchweight.nets.layers.resize import pool_to
+from catchweight.targets.tracing.graph import load_graph, to_onnx
 
 
 def test_norm_is_batch_norm_where_there_are_enough_values() -> None:
@@ -78,3 +83,28 @@ def test_channels_are_rounded_to_eight() -> None:
 def test_unknown_activation_is_named() -> None:
     with pytest.raises(UsageError, match='did you mean "silu"'):
         activation("silo")
+
+
+class Pyramid(nn.Module):
+    """Three levels above the image, pooled and added back: nothing but the shape arithmetic of a neck."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = [x]
+        for _ in range(3):
+            levels.append(halve(levels[-1]))
+        for i in (2, 1, 0):
+            levels[i] = levels[i] + resize_to(levels[i + 1], levels[i])
+        return levels[0]
+
+
+def test_a_file_of_free_size_does_not_remember_where_levels_were_one_pixel(tmp_path: Path) -> None:
+    net = Pyramid()
+    file = to_onnx(net, tmp_path / "net.onnx", (2, 3), dynamic=True)  # levels of 1x2, 1x1, 1x1
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    for height, width in [(2, 3), (9, 5), (3, 21), (40, 33)]:
+        x = torch.randn(2, 3, height, width)
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        np.testing.assert_allclose(found, net(x).numpy(), rtol=1e-5)
+    fixed = to_onnx(net, tmp_path / "fixed.onnx", (2, 3))
+    kinds = [node.op_type for node in load_graph(fixed).graph.node]
+    assert (kinds.count("MaxPool"), kinds.count("Resize")) == (2, 2), "nothing needless in a file of fixed size"

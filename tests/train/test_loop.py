@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from training_helpers import IMAGES, RECIPE, recipe_with, tiny_net
 
@@ -85,7 +87,7 @@ def test_what_is_not_finite_stops_and_keeps_the_last_good_checkpoint(
         train(net, data, recipe_with(clip=0.0), tmp_path, quiet=True)
     message = str(caught.value)
     assert "epoch 2, step " in message
-    named = [record.id for record in data.splits["train"] if record.id in message]
+    named = [record for record in data.splits["train"] if f"{record.image.relative_to(data.root)}" in message]
     assert len(named) == RECIPE.batch
     state = load_state(tmp_path / "last.pt")
     assert state["progress"]["epoch"] == 1
@@ -103,6 +105,33 @@ def test_accumulation_takes_the_same_steps_as_whole_batches(data: SegmentationDa
         results.append(net.classifier.weight.detach())
     assert not torch.equal(results[0], PixelNet(len(data.classes)).classifier.weight)
     torch.testing.assert_close(results[0], results[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_scaled_loss_is_clipped_by_its_own_gradient(data: SegmentationData, tmp_path: Path, optimizer: str) -> None:
+    """16-mixed multiplies the loss by 65,536 before its backward pass: clipping must not see that."""
+    weights = {}
+    for precision in ("32-true", "16-mixed"):
+        net = PixelNet(len(data.classes))
+        scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu")) if precision == "16-mixed" else None
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=scaled)
+        recipe = recipe_with(optimizer=optimizer, lr=0.5, momentum=0, warmup=0, clip=0.01, precision=precision)
+        train(net, data, recipe, tmp_path / precision, until_epoch=1, fabric=fabric, quiet=True)
+        weights[precision] = net.classifier.weight.detach() - PixelNet(len(data.classes)).classifier.weight.detach()
+    moved = float(weights["32-true"].norm())
+    assert moved > 1e-3
+    assert float((weights["16-mixed"] - weights["32-true"]).norm()) < 0.05 * moved
+
+
+def test_the_gradient_is_no_longer_than_clip(data: SegmentationData, tmp_path: Path) -> None:
+    net = PixelNet(len(data.classes))
+    before = torch.nn.utils.parameters_to_vector(net.parameters()).detach().clone()
+    recipe = recipe_with(
+        optimizer="sgd", lr=1.0, momentum=0, weight_decay=0, warmup=0, schedule="constant", clip=1e-3, batch=IMAGES
+    )
+    train(net, data, recipe, tmp_path, until_epoch=1, quiet=True)
+    after = torch.nn.utils.parameters_to_vector(net.parameters()).detach()
+    assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-3)  # one step, its gradient far longer
 
 
 def test_bf16_trains(data: SegmentationData, tmp_path: Path) -> None:

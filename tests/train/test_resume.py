@@ -170,6 +170,30 @@ def test_two_processes_keep_the_same_weights(scenes: Path, tmp_path: Path) -> No
     assert all(row["val_miou"] > 0 for row in progress["history"])
 
 
+@pytest.mark.slow
+def test_the_command_runs_under_torchrun_and_speaks_once(scenes: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [
+        "-m",
+        "catchweight",
+        "train",
+        str(scenes),
+        "--network",
+        "timm/test_efficientnet+fpn:width=8",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    settings = ["epochs=2", "batch=4", "accelerator=cpu", "workers=0"]
+    ended = subprocess.run(
+        [*launcher, *command, "--weights", "none", *(word for one in settings for word in ("--set", one))],
+        capture_output=True, text=True, timeout=280, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert ended.stdout.count("best val mIoU") == 1
+    state = load_state(tmp_path / "out" / "last.pt")
+    assert (state["identity"]["processes"], state["progress"]["epoch"]) == (2, 2)
+
+
 def test_in_epoch_checkpoints_hold_the_steps_done(data: SegmentationData, tmp_path: Path) -> None:
     """A loss that fails late in an epoch leaves the checkpoint of the step before."""
     net = tiny_net(len(data.classes))

@@ -16,7 +16,7 @@ from rich.table import Table
 from .options import DataPath, Format, Seed, Size, parse_size
 
 if TYPE_CHECKING:
-    from ..data import DataReport
+    from ..data import DataReport, SegmentationData
 
 app = typer.Typer(no_args_is_help=True, help="Look at a data set, or draw one.")
 console = Console(highlight=False)
@@ -36,7 +36,7 @@ def check(
 
     Writes data.json and a picture grid with the masks overlaid. Exit code 1 if training could not run.
     """
-    from ..data import check_data, draw_grid, open_data
+    from ..data import check_data, open_data
     from ..files import write_json
 
     data = open_data(path, format_, seed=seed)
@@ -45,11 +45,21 @@ def check(
         report = check_data(data, progress=advance)
     folder = out or Path("runs") / f"data-{data.root.resolve().name}"
     write_json(folder / "data.json", report.to_json())
-    drawn = draw_grid(data, folder / "data.png")
+    written = [folder / "data.json", *_drawn(data, folder / "data.png")]
     _show(report)
-    console.print(f"written: {escape(str(folder / 'data.json'))}, {escape(str(drawn))}", soft_wrap=True)
+    console.print(f"written: {escape(', '.join(map(str, written)))}", soft_wrap=True)
     if not report.trainable:
         raise typer.Exit(1)
+
+
+def _drawn(data: SegmentationData, path: Path) -> list[Path]:
+    """The picture grid; none where no labelled image can be read, which the report says of each by its name."""
+    from ..data import BadFileError, draw_grid
+
+    try:
+        return [draw_grid(data, path)]
+    except BadFileError:
+        return []
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from rich.markup import escape
 from .options import DataPath, Format, Seed, Size, Split, Threads, parse_size
 
 if TYPE_CHECKING:
-    from ..data import ClassSet
+    from ..data import ClassSet, SegmentationData
     from ..deploy.verify import Verification
     from ..nets import SegmentationNet
 
@@ -34,7 +34,9 @@ def export(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run of a fixed file.")] = 1,
 ) -> None:
     """Write a trained network as ONNX with classes, colours, normalisation and size inside; verify it with --data."""
+    from ..data import open_data
     from ..deploy.export import export as export_
+    from ..deploy.verify import require_classes
     from ..errors import unknown
     from ..nets import load_network
     from ..targets.tracing.graph import Dynamic
@@ -43,14 +45,17 @@ def export(
     if dynamic not in choices:
         raise unknown("value of --dynamic", dynamic, choices)
     net, meta = load_network(checkpoint)
-    wanted = parse_size(size) or tuple(meta["size"])
+    classes, wanted = _classes(meta, checkpoint), parse_size(size) or _own_size(meta, checkpoint)
+    opened = None if data is None else open_data(data)
+    if opened is not None:
+        require_classes(checkpoint, classes.names, opened.classes)
     path = export_(
-        net, out or checkpoint.with_suffix(".onnx"), size=wanted, classes=_classes(meta, checkpoint),
+        net, out or checkpoint.with_suffix(".onnx"), size=wanted, classes=classes,
         dynamic=choices[dynamic], batch=batch, meta=meta,
     )  # fmt: skip
     console.print(f"written: {escape(str(path))}")
-    if data is not None:
-        _tell(_verified(path, net, data, "val", wanted))
+    if opened is not None:
+        _tell(_verified(path, net, opened, "val", wanted))
 
 
 def verify(
@@ -60,19 +65,20 @@ def verify(
     split: Split = "val",
 ) -> None:
     """Compare an ONNX file with the network it came from on real images; exit 1 names the first layer that departs."""
+    from ..data import open_data
     from ..deploy.export import read_meta
     from ..nets import load_network
 
     net, _ = load_network(checkpoint)
-    _tell(_verified(onnx, net, path, split, tuple(read_meta(onnx)["size"])))
+    _tell(_verified(onnx, net, open_data(path), split, tuple(read_meta(onnx)["size"])))
 
 
-def _verified(onnx: Path, net: SegmentationNet, data_path: Path, split: str, size: tuple[int, int]) -> Verification:
-    from ..data import open_data
+def _verified(
+    onnx: Path, net: SegmentationNet, data: SegmentationData, split: str, size: tuple[int, int]
+) -> Verification:
     from ..data.loading import EvalLoader
     from ..deploy.verify import verify as verify_
 
-    data = open_data(data_path)
     return verify_(onnx, net, EvalLoader(data, split, size, 8), data.classes)
 
 
@@ -89,6 +95,15 @@ def _classes(meta: dict, checkpoint: Path) -> ClassSet:
     if "classes" not in meta:
         raise CatchweightError(f"{checkpoint} does not name its classes: it was not written by training")
     return ClassSet.from_json(meta["classes"])
+
+
+def _own_size(meta: dict, checkpoint: Path) -> tuple[int, int]:
+    from ..errors import UsageError
+
+    if "size" not in meta:
+        raise UsageError(f"{checkpoint} does not say its input size: name it, e.g. --size 180x240")
+    height, width = meta["size"]
+    return int(height), int(width)
 
 
 def bench(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -186,6 +187,8 @@ def train(
 
     With --teacher it is distilled: beside the labels it learns what the teacher says at each pixel. Settings such as
     `--set distill.kl=2` say what is compared: distill.kl, .kl_temperature, .cwd, .features, .layers.
+
+    On several GPUs: torchrun --nproc-per-node 2 -m catchweight train ... (batch is shared out among the processes).
     """
     import torch
 
@@ -211,7 +214,8 @@ def train(
     if objective is not None:
         save_yaml(out / "distill.yaml", objective.terms)
     result = train_(net, data, values, out, cache=PixelCache(), objective=objective)
-    console.print(f"best val mIoU {result.score:.4f} at epoch {result.best_epoch}: {escape(str(result.best))}")
+    if os.environ.get("RANK", "0") == "0":  # one of several processes, when torchrun has started them
+        console.print(f"best val mIoU {result.score:.4f} at epoch {result.best_epoch}: {escape(str(result.best))}")
 
 
 def _distiller(teacher: Path | None, size: str | None, settings: list[str], data: SegmentationData) -> Distiller | None:

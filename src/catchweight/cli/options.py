@@ -12,7 +12,9 @@ from ..errors import UsageError
 
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set; its format is found by looking.")]
 Format = Annotated[str, typer.Option("--format", help="Format of the data set, when looking is not enough.")]
-Threads = Annotated[int | None, typer.Option("--threads", help="Threads of the runtime. Default: the physical cores.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of the runtime. Default: the physical cores.")
+]
 Target = Annotated[
     str,
     typer.Option(

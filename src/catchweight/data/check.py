@@ -38,6 +38,7 @@ class DataReport:
         sizes: how many pictures have each size, "WxH", most frequent first.
         shares: by split, each class's part of all pixels of the labelled pictures, and IGNORED's; sums to 1.
         problems: errors first.
+        made_val: ids of the pictures that a "val" made from the seed took; empty where the data set has its own.
     """
 
     root: str
@@ -49,6 +50,7 @@ class DataReport:
     shares: dict[str, dict[str, float]]
     problems: list[Problem] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    made_val: list[str] = field(default_factory=list)
 
     @property
     def trainable(self) -> bool:
@@ -108,6 +110,7 @@ def check_data(
         shares={split: share for split, share in shares.items() if share},
         problems=sorted(problems, key=lambda problem: problem.level),
         notes=list(data.notes),
+        made_val=list(data.made_val),
     )
 
 

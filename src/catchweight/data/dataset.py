@@ -50,6 +50,7 @@ class SegmentationData:
         labels: what turns a record into a mask.
         problems: what the reader met in the folder (missing pairs, entries it did not follow).
         notes: what was decided for the user, e.g. a split that was made.
+        made_val: ids of the records of a "val" that was made; empty where the data set came with one.
     """
 
     root: Path
@@ -59,6 +60,7 @@ class SegmentationData:
     labels: Labels
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
+    made_val: tuple[str, ...] = ()
 
     def read(self, record: Record) -> Sample:
         """Picture and mask, of one size.
@@ -155,7 +157,7 @@ def open_data(
         raise unknown("background", str(background), ("class", "ignore"))
     layout = reader.read(root, Options(background or "class"))
     _leave_out_unlabelled(layout)
-    _make_val(layout, seed, val_share)
+    made = _make_val(layout, seed, val_share)
     return SegmentationData(
         root=root,
         format=reader.name,
@@ -164,6 +166,7 @@ def open_data(
         labels=layout.labels,
         problems=tuple(layout.problems),
         notes=tuple(layout.notes),
+        made_val=made,
     )
 
 
@@ -225,11 +228,15 @@ def _leave_out_unlabelled(layout: Layout) -> None:
             layout.notes.append(f"split {split}: {count} of {len(records)} images have no mask")
 
 
-def _make_val(layout: Layout, seed: int, share: float) -> None:
-    """Split off "val" by a hash of seed and id, so that it depends on nothing else, not even on the order."""
+def _make_val(layout: Layout, seed: int, share: float) -> tuple[str, ...]:
+    """Split off "val" by a hash of seed and id, so that it depends on nothing else, not even on the order.
+
+    Returns:
+        The ids that it took; none where there is a "val".
+    """
     records = layout.splits.get("train", [])
     if layout.splits.get("val") or len(records) < 2:
-        return
+        return ()
     count = min(max(1, round(share * len(records))), len(records) - 1)
     ranked = sorted(records, key=lambda record: hashlib.sha256(f"{seed}|{record.id}".encode()).digest())
     chosen = {record.id for record in ranked[:count]}
@@ -239,3 +246,4 @@ def _make_val(layout: Layout, seed: int, share: float) -> None:
         f"no val split given: {count} of {len(records)} train images were taken by a hash of seed {seed} and the id "
         "(frames of one film look alike: give a val split of your own for an honest score)"
     )
+    return tuple(record.id for record in layout.splits["val"])

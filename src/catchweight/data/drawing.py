@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import CatchweightError
 from ..files import written_aside
 from .classes import IGNORE, ClassSet
 from .dataset import Sample, SegmentationData
@@ -88,11 +87,12 @@ def draw_grid(data: SegmentationData, path: Path | str, count: int = 12, cell: i
         cell: width of one picture in pixels.
 
     Raises:
-        CatchweightError: no sample can be read, or the file cannot be written.
+        BadFileError: no sample can be read.
+        CatchweightError: the file cannot be written.
     """
     shown = [_show(sample, split, data.classes, cell) for split, sample in _samples(data, count)]
     if not shown:
-        raise CatchweightError(f"{data.root}: no labelled image can be read, so there is nothing to draw")
+        raise BadFileError(data.root, "no labelled image can be read, so there is nothing to draw")
     page = _page(shown, data, cell)
     with written_aside(Path(path)) as temporary:
         page.save(temporary, format="PNG", optimize=True)

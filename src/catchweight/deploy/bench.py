@@ -77,11 +77,13 @@ def bench(
 
     Raises:
         CatchweightError: a file cannot be loaded.
-        UsageError: no file, or a file fixed to another batch.
+        UsageError: no file, no thread, or a file fixed to another batch.
     """
     if not paths:
         raise UsageError("name at least one ONNX file to measure")
     count = default_threads() if threads is None else threads
+    if count < 1:
+        raise UsageError(f"a measurement needs 1 or more threads, but got {count}")
     files = [Path(path) for path in paths]
     rows = _rows(files, False, [_alone(path, count, batch) for path in files], seconds)
     if with_processing:

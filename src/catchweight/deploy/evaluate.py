@@ -14,7 +14,7 @@ from ..nets import load_network
 from ..tasks.metrics import SegmentationScore
 from ..train.evaluate import Predict, eager_predict, evaluate
 from .segmenter import Segmenter
-from .verify import onnx_predict
+from .verify import onnx_predict, require_classes
 
 SUFFIXES = (".onnx", ".pt")
 
@@ -51,7 +51,7 @@ def evaluate_file(
         raise UsageError(f"{path}: a network's file ends in {' or '.join(SUFFIXES)}")
     load = _load_onnx if path.suffix == ".onnx" else _load_checkpoint
     predict, names, own_size = load(path, size, threads)
-    _same_classes(path, names, data.classes)
+    require_classes(path, names, data.classes)
     loader = EvalLoader(data, split, size or own_size, batch, cache)
     return evaluate(predict, loader, data.classes, boundary)
 
@@ -90,17 +90,11 @@ def _load_onnx(path: Path, size: tuple[int, int] | None, threads: int | None) ->
 def _load_checkpoint(path: Path, size: tuple[int, int] | None, threads: int | None) -> _Loaded:
     net, meta = load_network(path)
     own = meta.get("size") or size
-    if own is None or "classes" not in meta:
-        raise CatchweightError(f"{path}: the checkpoint does not say its classes or input size; name --size")
+    if "classes" not in meta:
+        raise CatchweightError(f"{path} does not say its classes: give a checkpoint that training wrote, e.g. best.pt")
+    if own is None:
+        raise UsageError(f"{path} does not say its input size: name it, e.g. --size 180x240")
     return eager_predict(net), ClassSet.from_json(meta["classes"]).names, (int(own[0]), int(own[1]))
-
-
-def _same_classes(path: Path, names: tuple[str, ...], classes: ClassSet) -> None:
-    if names != classes.names:
-        raise CatchweightError(
-            f"{path} predicts {len(names)} classes ({', '.join(names[:4])}...), but the data set has "
-            f"{len(classes)} ({', '.join(classes.names[:4])}...): score it on data with the classes it was trained on"
-        )
 
 
 def _literal(text: str) -> str:

@@ -76,7 +76,8 @@ def predict(
         masks: write ``masks/NAME.png`` for pictures: palette PNG, values are class indices.
         frame_masks: write a video's masks too, ``masks/NAME/000000.png`` and so on.
         resume: pass over files that are finished with this very network and unchanged since.
-        on_progress: called with (files done, files in all, name); left out, a bar with ETA is shown on stderr.
+        on_progress: called with (files done, files in all, name), during a video with its frames done behind the name
+            as well; left out, a bar with ETA is shown on stderr.
 
     Returns:
         The counts. A file that cannot be read is listed in ``failed`` and does not stop the others.
@@ -93,9 +94,11 @@ def predict(
     todo = [s for s in sources if not (resume and job.is_finished(s))]
     skipped = len(sources) - len(todo)
     with _progress(on_progress) as report, journal.kept():
-        report(skipped, len(sources), "")
-        for count, name in enumerate(job.work(todo), start=skipped + 1):
-            report(count, len(sources), name)
+        done = skipped
+        report(done, len(sources), "")
+        for name, is_finished in job.work(todo):
+            done += is_finished
+            report(done, len(sources), name)
     return PredictSummary(len(todo) - len(job.failed), skipped, job.failed, time.monotonic() - begun)
 
 
@@ -120,14 +123,16 @@ class _Job:
         entry = self.journal.finished(source)
         return entry is not None and all(path.exists() for path in self._results(source, entry.name))
 
-    def work(self, sources: Iterable[Source]) -> Iterator[str]:
-        """Predict all, pictures in batches; yields the name of each file that is dealt with."""
+    def work(self, sources: Iterable[Source]) -> Iterator[tuple[str, bool]]:
+        """Predict all, pictures in batches; yields the name of each file and whether it is dealt with now."""
         for part in _batches(sources, self.batch):
-            yield from self._pictures([source for source in part if not source.is_video])
+            for name in self._pictures([source for source in part if not source.is_video]):
+                yield name, True
             for source in part:
                 if source.is_video:
-                    self._video(source)
-                    yield _shown(source.relative)
+                    for frames in self._video(source):
+                        yield f"{_shown(source.relative)}, {frames}", False
+                    yield _shown(source.relative), True
 
     def _results(self, source: Source, name: str) -> list[Path]:
         """The files that ``source`` is to leave behind."""
@@ -163,19 +168,23 @@ class _Job:
             write_image(self._overlay_path(source, name), overlay(np.asarray(image), mask, self.classes))
         self.journal.record(source, seen, (self._counts(mask) / mask.size).tolist())
 
-    def _video(self, source: Source) -> None:
+    def _video(self, source: Source) -> Iterator[str]:
+        """Predict a video; yields how far it is."""
+        counts = np.zeros(len(self.classes), np.int64)
         try:
             seen = stamp(source)
             with Video(source.path) as video:
-                counts = self._frames(video, source, self.journal.name(source))
+                of = f" of {video.count}" if video.count else ""
+                for done in self._frames(video, source, counts):
+                    yield f"frame {done}{of}"
         except (UnreadableError, FileNotFoundError) as error:
             self._fail(source, error)
             return
         self.journal.record(source, seen, (counts / counts.sum()).tolist())
 
-    def _frames(self, video: Video, source: Source, name: str) -> np.ndarray:
-        """Predict a video batch by batch; the pixel counts of the classes over all frames (K,)."""
-        counts, index = np.zeros(len(self.classes), np.int64), 0
+    def _frames(self, video: Video, source: Source, counts: np.ndarray) -> Iterator[int]:
+        """Predict a video batch by batch, adding each class's pixels to ``counts`` (K,); yields the frames done."""
+        name, index = self.journal.name(source), 0
         with _overlay_video(self._overlay_path(source, name) if self.overlays else None, video) as write:
             for frames in _batches(video.frames(), self.batch):
                 for frame, mask in zip(frames, self.segmenter.predict_batch(frames), strict=True):
@@ -186,7 +195,7 @@ class _Job:
                     if write is not None:
                         write(overlay(frame, mask, self.classes))
                     index += 1
-        return counts
+                yield index
 
     def _counts(self, mask: np.ndarray) -> np.ndarray:
         return np.bincount(mask.ravel(), minlength=len(self.classes))

@@ -227,7 +227,10 @@ def _open_session(path: Path, threads: int | None, providers: Sequence[str]) -> 
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=list(providers))
     except Exception as error:  # onnxruntime raises its own untyped family
-        raise CatchweightError(f"{path}: ONNX Runtime cannot load it ({str(error).splitlines()[0]})") from error
+        reason = str(error).splitlines()[0]
+        raise CatchweightError(
+            f"{path}: ONNX Runtime cannot load it ({reason}); give a file that `catchweight export` or `fit` wrote"
+        ) from error
 
 
 def _read_metadata(session: onnxruntime.InferenceSession, path: Path) -> dict[str, Any]:

@@ -14,15 +14,16 @@ from torch import Tensor
 
 from ..data.classes import ClassSet
 from ..data.loading import EvalBatch
-from ..errors import UsageError
+from ..errors import CatchweightError, UsageError
 from ..nets.segmentation import SegmentationNet
 from ..targets.tracing.graph import check_onnx
 from ..train.evaluate import eager_predict, evaluate
 from .bisect import Departure, first_departure
 from .segmenter import Segmenter
 
-# A file of free size is also tried at sizes that no stride divides: that is where shape arithmetic goes wrong.
-_ODD_STEPS = ((1, 3), (7, -5))
+# A file of free size is also tried where shape arithmetic goes wrong: at sizes that no stride divides, and at one at
+# which levels that were a single pixel when it was exported have more.
+_ODD_SIZES = ((1, 1, 3), (1, 7, -5), (2, 1, 3))  # times the size, and so many rows and columns more
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,18 @@ def verify(
         miou: largest difference of mIoU allowed (5e-4 is 0.05 points).
 
     Raises:
-        CatchweightError: the file cannot be loaded or has no metadata.
+        CatchweightError: the file cannot be loaded, has no metadata, or predicts other classes than the data or the
+            network.
         UsageError: the loader is empty, or its images are not of the file's size.
     """
     check_onnx(path)
     segmenter = Segmenter(path)
+    require_classes(path, segmenter.names, classes)
+    if net.spec.classes != len(classes):
+        raise CatchweightError(
+            f"{path} cannot have come from this {net.spec.name}: it predicts {len(classes)} classes, the network "
+            f"{net.spec.classes}; name the checkpoint it was exported from"
+        )
     eager, exported = eager_predict(net), onnx_predict(segmenter)
     tally = _Tally()
 
@@ -117,6 +125,15 @@ def verify(
     image = tally.worst.repeat(segmenter.batch or 1, 1, 1, 1)
     departure = first_departure(path, net, net.normalise(image.to(net.mean.device)), rel)
     return Verification(**{**vars(result), "failures": failures, "departure": departure})
+
+
+def require_classes(path: Path, names: tuple[str, ...], classes: ClassSet) -> None:
+    """Raises CatchweightError where a file's class names are not those of the data set: its mIoU would mean nothing."""
+    if names != classes.names:
+        raise CatchweightError(
+            f"{path} predicts {len(names)} classes ({', '.join(names[:4])}...), but the data set has "
+            f"{len(classes)} ({', '.join(classes.names[:4])}...): score it on data with the classes it was trained on"
+        )
 
 
 def onnx_predict(segmenter: Segmenter) -> Callable[[Tensor], Tensor]:
@@ -166,8 +183,8 @@ def _try_odd_sizes(
     if segmenter.fixed_size is not None or tally.worst is None:
         return
     image = tally.worst
-    for down, right in _ODD_STEPS:
-        size = (image.shape[-2] + down, image.shape[-1] + right)
+    for factor, down, right in _ODD_SIZES:
+        size = (factor * image.shape[-2] + down, factor * image.shape[-1] + right)
         other = F.interpolate(image.float(), size=size, mode="bilinear").round().to(torch.uint8)
         tally.add(other, exported(other), eager(other).float().cpu())
 

@@ -77,6 +77,16 @@ def with_compression(job: Job, plan: dict[str, Any], epoch_seconds: float) -> di
     }
 
 
+def bounded(plan: dict[str, Any], minutes: float | None) -> dict[str, Any]:
+    """What a bound on the whole job makes of a plan, as one more line of it; none without a bound."""
+    if minutes is None:
+        return {}
+    full = plan.get("minutes in all", plan["minutes"])
+    if full <= minutes:
+        return {"time": f"at most {minutes:g} minutes: enough for this plan"}
+    return {"time": f"at most {minutes:g} minutes: every stage is shortened, to about {minutes / full:.0%}"}
+
+
 def _training(job: Job, step: float) -> float:
     """Seconds of the whole schedule and the whole fine-tuning."""
     settings = job.settings.compress
@@ -84,4 +94,4 @@ def _training(job: Job, step: float) -> float:
     return settings.prune.steps * settings.prune.interval * step + settings.epochs * epoch
 
 
-__all__ = ["DIRECT_SHARE", "RELAXED_SHARE", "int8_seconds", "planned", "with_compression"]
+__all__ = ["DIRECT_SHARE", "RELAXED_SHARE", "bounded", "int8_seconds", "planned", "with_compression"]

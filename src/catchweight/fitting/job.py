@@ -55,6 +55,12 @@ class Job:
     def classes(self) -> int:
         return len(self.data.classes)
 
+    @property
+    def allowance(self) -> float | None:
+        """Seconds that ``--time`` leaves for everything up to the last training; ``None`` for no bound."""
+        minutes = self.request["minutes"]
+        return None if minutes is None else max(0.0, 60 * minutes - AFTERWARDS_S * len(self.budgets))
+
     def recipe(self, size: Size, epochs: int) -> Recipe:
         return self.settings.train.model_copy(update={"size": size, "epochs": epochs})
 

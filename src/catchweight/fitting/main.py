@@ -26,8 +26,8 @@ from ..report.build import write_run_report
 from ..spaces.segmentation import Size
 from ..spaces.whole import label
 from .chain import compressed, reconsider
-from .estimate import with_compression
-from .job import AFTERWARDS_S, Budgets, Job, Point, Say, prepare
+from .estimate import bounded, with_compression
+from .job import Budgets, Job, Point, Say, prepare
 from .one_shot import OneShotRoute
 from .race import Route, race
 from .random_route import RandomRoute
@@ -125,8 +125,8 @@ def fit(
         threads=threads, weights=weights, seed=seed, say=say,
     )  # fmt: skip
     route = route_of(job)
-    if minutes is not None:
-        job.end = begun + 60 * minutes - AFTERWARDS_S * len(job.budgets)
+    if job.allowance is not None:
+        job.end = begun + job.allowance
     with job.run.locked():
         save_yaml(job.run.path("fit.yaml"), job.settings)
         try:
@@ -210,4 +210,6 @@ def describe_plan(job: Job) -> dict[str, Any]:
     """
     route = route_of(job)
     plan = route.describe()
-    return plan if job.settings.compress.steps == "none" else with_compression(job, plan, route.longest_epoch())
+    if job.settings.compress.steps != "none":
+        plan = with_compression(job, plan, route.longest_epoch())
+    return plan | bounded(plan, job.request["minutes"])

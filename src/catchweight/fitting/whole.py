@@ -89,8 +89,9 @@ class WholeRoute:
         for found in ahead:
             found.check(job.target)
         archs, seconds = zip(*self._ladders, strict=True)
+        share = None if job.allowance is None else job.allowance / len(job.budgets)
         plan = fitting_plan(
-            sorted(seconds[: settings.most], reverse=True), job.settings.train.epochs, settings.eta, None
+            sorted(seconds[: settings.most], reverse=True), job.settings.train.epochs, settings.eta, share
         )
         plan["minutes"] = round(plan["minutes"] * len(job.budgets), 2)
         return {"reach": "; ".join(map(str, ahead))} | plan | {"candidates_listed": [label(arch) for arch in archs]}

@@ -19,7 +19,7 @@ from ..tasks.metrics import SegmentationScore
 from .batches import Batches
 from .checkpoints import Checkpoint, Progress
 from .ema import Ema
-from .optim import lr_factor, parameters, set_lr
+from .optim import lr_factor, set_lr
 from .progress import Live
 from .recipes import Recipe
 from .step import LossWatch
@@ -33,7 +33,7 @@ class Training:
     """Everything that a training moves, and how far it is.
 
     ``step`` and ``stepper`` are the objective's step and ``optimizer`` as Fabric has wrapped them; ``beside`` is what
-    the step holds besides ``net``.
+    the step holds besides ``net``. ``files`` are the images by id, as paths below the data set's folder.
     """
 
     fabric: Fabric
@@ -48,6 +48,7 @@ class Training:
     progress: Progress
     class_names: tuple[str, ...]
     beside: Mapping[str, Tensor] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def lr(self, at: int) -> float:
         """Learning rate of global step ``at`` (from 0)."""
@@ -89,8 +90,7 @@ def run_epoch(training: Training, live: Live) -> None:
     fabric, recipe, progress = training.fabric, training.recipe, training.progress
     loader, steps = training.loader, len(training.loader)
     every = 1 if fabric.device.type == "cpu" else WATCH_EVERY
-    watch = LossWatch(progress, every)
-    moved = list(parameters(training.optimizer))
+    watch = LossWatch(progress, every, training.files)
     waited, spent, began = progress.wait_s, progress.epoch_s, time.monotonic()
     saved = began
     training.net.train()
@@ -102,7 +102,8 @@ def run_epoch(training: Training, live: Live) -> None:
         training.optimizer.zero_grad(set_to_none=True)
         _backward(training, batch, watch, index)
         if recipe.clip:
-            torch.nn.utils.clip_grad_norm_(moved, recipe.clip)
+            # Not torch's own function: under 16-mixed the gradients must be brought back to their scale before.
+            fabric.clip_gradients(training.step, training.optimizer, max_norm=recipe.clip, error_if_nonfinite=False)
         training.stepper.step()
         training.ema.update(at)
         now = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from .recipes import Recipe
 def build_optimizer(net: nn.Module, recipe: Recipe, beside: Iterable[nn.Parameter] = ()) -> Optimizer:
     """AdamW or SGD over groups that differ in weight decay and in ``lr_scale``; ``beside`` are not the network's."""
     groups = parameter_groups(net, recipe, beside)
+    fused = recipe.precision != "16-mixed"  # fused ones undo the loss's scale in their step, too late for clipping
     if recipe.optimizer == "adamw":
         betas = (recipe.momentum, recipe.beta2)
-        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=True)
-    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=betas, weight_decay=recipe.weight_decay, fused=fused)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=fused)
 
 
 def parameter_groups(net: nn.Module, recipe: Recipe, beside: Iterable[nn.Parameter] = ()) -> list[dict]:
@@ -63,9 +64,3 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every group ``lr`` times its own scale."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
-
-
-def parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    """Every parameter that the optimiser moves."""
-    for group in optimizer.param_groups:
-        yield from group["params"]

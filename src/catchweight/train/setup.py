@@ -77,7 +77,10 @@ def begin(
     beside = state_beside(module, net)  # only now: moving to a device replaces buffers
     progress = checkpoint.restore(net, ema, optimizer, beside)
     names = tuple(data.classes.names)
-    return Training(fabric, recipe, net, step, optimizer, stepper, ema, loader, checkpoint, progress, names, beside)
+    files = {record.id: os.path.relpath(record.image, data.root) for record in data.splits[split]}
+    return Training(
+        fabric, recipe, net, step, optimizer, stepper, ema, loader, checkpoint, progress, names, beside, files
+    )
 
 
 def state_beside(module: nn.Module, net: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -61,10 +62,15 @@ class LossWatch:
 
     On a CPU every loss is looked at before its backward pass. Elsewhere that would make the host wait for the
     device at every step, so losses are looked at in groups, and always before anything is stored.
+
+    Args:
+        progress: takes the losses.
+        every: so many losses are looked at together.
+        files: image file by id, for the message.
     """
 
-    def __init__(self, progress: Progress, every: int) -> None:
-        self.progress, self.every = progress, every
+    def __init__(self, progress: Progress, every: int, files: Mapping[str, str] | None = None) -> None:
+        self.progress, self.every, self.files = progress, every, files or {}
         self._pending: list[tuple[Tensor, int, int, tuple[str, ...]]] = []
 
     def add(self, loss: Tensor, epoch: int, step: int, ids: tuple[str, ...]) -> None:
@@ -77,14 +83,15 @@ class LossWatch:
         """Look at every loss that waits.
 
         Raises:
-            CatchweightError: a loss is NaN or infinite; names the epoch, the step and the batch's images.
+            CatchweightError: a loss is NaN or infinite; names the epoch, the step and the batch's files.
         """
         values = torch.stack([loss for loss, *_ in self._pending]).tolist() if self._pending else []
         for value, (_, epoch, step, ids) in zip(values, self._pending, strict=True):
             if value != value or abs(value) == float("inf"):
+                named = ", ".join(self.files.get(name, name) for name in ids)
                 raise CatchweightError(
                     f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, on the images "
-                    f"{', '.join(ids)}. The last good checkpoint is kept: look at these images, or train with a "
+                    f"{named}. The last good checkpoint is kept: look at these images, or train with a "
                     "lower lr or with clip=1 in a fresh folder"
                 )
             self.progress.loss_total += value

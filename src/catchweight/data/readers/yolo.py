@@ -114,7 +114,7 @@ def _images(root: Path, file: Path, key: str, entries: Any, layout: Layout) -> l
             layout.notes.append(f"{file.name}: {key}: {entry} is not in {root}; looked in the usual places instead")
         else:
             found |= dict.fromkeys(_listed(root, place, layout.problems) if place.is_file() else _all(place))
-    if not found and (entries or key != "valid"):
+    if not found:
         places = (root / "images" / key, root / key / "images")
         found = dict.fromkeys(path for place in places for path in _all(place))
     return list(found)

@@ -13,6 +13,7 @@ from timm.layers import Format
 from torch import Tensor, nn
 
 from ...errors import CatchweightError, UsageError, unknown
+from ..layers.resize import surely
 from ..segmentation import IMAGENET_MEAN, IMAGENET_STD, FeatureInfo
 
 STRIDES = (4, 8, 16, 32)
@@ -59,7 +60,7 @@ class TimmBackbone(nn.Module):
         """Zeros below and to the right for networks (DLA, ...) that only take multiples of their stride."""
         height, width = x.shape[-2:]
         missing = (0, -width % self.divisor, 0, -height % self.divisor)
-        return F.pad(x, missing) if any(missing) else x
+        return x if all(surely(amount == 0) for amount in missing) else F.pad(x, missing)
 
     def _cropped(self, maps: list[Tensor], x: Tensor) -> list[Tensor]:
         """The cells that see the image itself, so that a map still spans just the image."""
