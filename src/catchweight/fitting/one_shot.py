@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import Budget
-from ..errors import CatchweightError
+from ..errors import CatchweightError, UsageError
 from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
@@ -21,6 +21,7 @@ from ..search import strategy_named
 from ..search.one_shot import SupernetScore
 from ..search.screen import Screening, screen
 from ..search.strategy import Problem
+from ..spaces.segmentation import SegmentationSpace
 from ..spaces.whole import WholeNetworks, known
 from ..train import train
 from ..train.checkpoints import load_state
@@ -46,6 +47,16 @@ class OneShotRoute(SpaceRoute):
         if names is None:
             names = (f"timm/{self.settings.backbone}+fpn",)
         self._published = WholeNetworks(job.base, known(names), (1.0,), self.settings.scales) if names else None
+
+    @cached_property
+    def space(self) -> SegmentationSpace:
+        found = super().space
+        if not found.inherits:
+            raise UsageError(
+                f"members of {self.settings.space} inherit no weights, so a supernet cannot score them: use "
+                "--set search.strategy=gradient, or random"
+            )
+        return found
 
     def prepare(self) -> None:
         run = self.job.run
