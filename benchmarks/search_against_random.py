@@ -10,12 +10,12 @@ For each seed two arms on one data set, target, space and recipe:
   the search's cost pays for.
 
 Cost is counted in passes of the training images through one network, forward and backward, so that no clock decides:
-a supernet's epoch counts one for each member of a step (a shared batch once), a scored member a third of a pass for each
-image looked at. All members are trained for the same epochs, and random search is given the rest as a whole member.
+a supernet's epoch counts one for each member of a step (a shared batch once), a scored member a third of a pass for
+each image looked at. All are trained for the same epochs, and random search is given the rest as a whole member.
 Latency is measured on the target. The hypervolume is that of latency below the loosest budget, times val mIoU.
 
 ``--run FOLDER`` takes a finished one-shot ``fit`` instead of a seed; its supernet and its exploration are the search's.
-``--beside NAME`` trains published networks for the same epochs, for the table. Killed, it goes on with the same command.
+``--beside NAME`` trains published networks for the same epochs, for the table. Killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ import torch
 
 from catchweight.budget import Budget
 from catchweight.cli.options import parse_size
+from catchweight.files import read_json, write_json, write_text
 from catchweight.fitting import FitSettings, prepare
 from catchweight.fitting.job import Job, Point
 from catchweight.fitting.join import job_of
 from catchweight.fitting.one_shot import OneShotRoute
 from catchweight.fitting.random_route import RandomRoute
 from catchweight.fitting.space_route import SpaceRoute
-from catchweight.files import read_json, write_json, write_text
 from catchweight.front import Arch, Candidate, Front
 from catchweight.nets import build_network
 from catchweight.run import Run
@@ -136,7 +136,8 @@ def random_arm(job: Job, count: int, epochs: int) -> Front:
         for place, point in enumerate(job.points):
             wanted = (count - len(drawn)) // (len(job.points) - place)
             found: list[dict[str, Any]] = point.run.stage(
-                f"against-random-{wanted}", lambda p=point, n=wanted: _drawn(route, p, n)  # type: ignore[misc]
+                f"against-random-{wanted}",
+                lambda p=point, n=wanted: _drawn(route, p, n),  # type: ignore[misc]
             )
             drawn += [Candidate.from_json(value) for value in found]
         return Front(tuple(trained(route, c, epochs, job.run.path("members")) for c in once(drawn)))

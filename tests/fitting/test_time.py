@@ -15,7 +15,13 @@ from formula_target import formula
 
 pytestmark = pytest.mark.timeout(900)
 
-COMMON = ("search.scales=[1.0]", "train.epochs=200", "train.batch=4", "train.tensorboard=false", "train.accelerator=cpu")
+COMMON = (
+    "search.scales=[1.0]",
+    "train.epochs=200",
+    "train.batch=4",
+    "train.tensorboard=false",
+    "train.accelerator=cpu",
+)
 ONE_SHOT = (
     "search.backbone=test_efficientnet", "search.profiled=10", "search.supernet_epochs=200", "search.evaluations=2000",
     "search.beside=[]",
@@ -48,7 +54,9 @@ def test_out_of_time_the_best_network_so_far_is_proven(scenes: Path, tmp_path: P
     trained = [c for c in result.front.candidates if c.epochs]
     assert result.best.score == max(c.score or 0.0 for c in trained)
     if route is ONE_SHOT:
-        assert json.loads((tmp_path / "run" / "stages" / "supernet.json").read_text())["result"]["epochs"] == LEAST_EPOCHS
+        assert (
+            json.loads((tmp_path / "run" / "stages" / "supernet.json").read_text())["result"]["epochs"] == LEAST_EPOCHS
+        )
         assert len(Front.read(tmp_path / "run" / "explored.json").candidates) <= LEAST_EVALUATIONS
 
 
