@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +38,13 @@ from catchweight.fitting import FitSettings, prepare
 from catchweight.fitting.job import Job, Point
 from catchweight.fitting.join import job_of
 from catchweight.fitting.one_shot import OneShotRoute
-from catchweight.fitting.random_route import RandomRoute
-from catchweight.fitting.space_route import SpaceRoute
+from catchweight.fitting.random_route import USED, RandomRoute
+from catchweight.fitting.space_route import SpaceRoute, predicted_within, without_unpredictable
 from catchweight.front import Arch, Candidate, Front
 from catchweight.nets import build_network
 from catchweight.run import Run
 from catchweight.search.one_shot import CALIBRATION_IMAGES, SCORED_IMAGES
+from catchweight.search.reach import factor_over
 from catchweight.spaces.whole import label, size_of
 from catchweight.targets import Target
 from catchweight.train import train
@@ -52,6 +54,8 @@ BAR = 1.1
 """What the ratio of the hypervolumes is asked to be, mean of three seeds."""
 FORWARD = 1 / 3
 """Cost of a pass without its backward half."""
+DRAWN = 200
+"""Random members whose latency is predicted for a budget, at least."""
 PUBLISHED = ("fasterseg_student", "eseg_lite_s", "ffnet_22s_bcc_mobile")
 
 
@@ -146,8 +150,21 @@ def random_arm(job: Job, count: int, epochs: int) -> Front:
 def _drawn(route: RandomRoute, point: Point, count: int) -> list[dict[str, Any]]:
     if not count:
         return []
-    screening = route.finalists(point, route.drawn(point.budget), count)
+    screening = route.finalists(point, near(route, point.budget, max(DRAWN, 4 * count)), count)
     return [candidate.to_json() for candidate in screening.allowed[:count]]
+
+
+def near(route: RandomRoute, budget: Budget, draws: int) -> list[Candidate]:
+    """Random members within a budget: those that need most of it as they were drawn, then the others, dearest first.
+
+    A budget wider than the space has none of the former.
+    """
+    tight, rng = budget.tightened(route.settings.headroom), random.Random(route.job.settings.train.seed)
+    archs = dict.fromkeys(route.space.sample(rng) for _ in range(draws))
+    within = [
+        c for c in (Candidate(arch, route.predicted(arch)) for arch in archs) if predicted_within(tight, c.cost, 1)
+    ]
+    return sorted(within, key=lambda c: -min(USED, factor_over(without_unpredictable(budget), c.cost)))
 
 
 def beside(job: Job, names: Sequence[str], epochs: int, folder: Path) -> list[Candidate]:

@@ -29,7 +29,7 @@ class RandomRoute(SpaceRoute):
         self.job.run.stage("profile", self.profile)
 
     def candidates(self, point: Point) -> Screening:
-        return self.finalists(point, self.drawn(point.budget), self.settings.most)
+        return self.finalists(point, self._drawn(point.budget), self.settings.most)
 
     def others(self) -> Iterable[Candidate]:
         return ()
@@ -46,7 +46,7 @@ class RandomRoute(SpaceRoute):
         epochs = self.job.settings.train.epochs
         return {"training": len(self.job.budgets) * 2 * epochs * self.alone_seconds() / 60}
 
-    def drawn(self, budget: Budget) -> Iterator[Candidate]:
+    def _drawn(self, budget: Budget) -> Iterator[Candidate]:
         """Random members predicted to need most of the budget, in the order drawn."""
         tight, rng = budget.tightened(self.settings.headroom), random.Random(self.job.settings.train.seed)
         for _ in range(MOST_DRAWN):
