@@ -17,28 +17,14 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau
 
-from catchweight.budget import Budget
-from catchweight.data import open_data
 from catchweight.files import read_json, write_json
-from catchweight.fitting import FitSettings, prepare
+from catchweight.fitting.join import job_of
 from catchweight.fitting.one_shot import OneShotRoute
 from catchweight.run import Run
 from catchweight.spaces.segmentation import input_size
 from catchweight.spaces.whole import label
 from catchweight.targets.counts import count_macs
 from catchweight.train import train
-
-
-def route_of(run: Run) -> OneShotRoute:
-    """The route of a finished run, with its trained supernet."""
-    asked = run.request
-    budget = asked["budget"] if isinstance(asked["budget"], list) else [asked["budget"]]
-    job = prepare(
-        open_data(asked["data"]), [Budget.parse(text) for text in budget], target=asked["target"], run=run.folder,
-        size=tuple(asked["size"]), settings=FitSettings.model_validate(asked["settings"]), set_=(), minutes=None,
-        threads=asked["threads"], weights=asked["weights"], seed=asked["settings"]["train"]["seed"], say=print,
-    )  # fmt: skip
-    return OneShotRoute(job)
 
 
 def main() -> None:
@@ -49,7 +35,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/supernet_rank.json"))
     asked = parser.parse_args()
-    route = route_of(Run(asked.run))
+    route = OneShotRoute(job_of(Run(asked.run)))
     job, rng = route.job, random.Random(asked.seed)
     folder = asked.run / "alone"
     rows = []

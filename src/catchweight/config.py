@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,6 +19,20 @@ class Config(BaseModel):
     """Base of every configuration value: frozen, unknown keys refused, docstrings under fields are the help."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    later: ClassVar[tuple[str, ...]] = ()
+    """Fields that came when folders had already been written without them."""
+
+    def asked(self) -> dict[str, Any]:
+        """JSON values as a folder remembers a request: without the later fields that are at their default.
+
+        So what was begun by a version that had none goes on.
+        """
+        values = self.model_dump(mode="json")
+        values |= {name: value.asked() for name, value in self if isinstance(value, Config)}
+        default = {name: type(self).model_fields[name].get_default(call_default_factory=True) for name in self.later}
+        return {
+            name: value for name, value in values.items() if name not in default or getattr(self, name) != default[name]
+        }
 
 
 def build(kind: type[C], values: dict[str, Any], where: str = "configuration") -> C:

@@ -23,6 +23,10 @@ NETWORKS = {
     "timm/test_resnet+bifpn:levels=2-6,width=16,repeats=1": 1.0,
     "timm/test_efficientnet+fpn:width=16": 1.0,
     "fasterseg_student": 0.25,
+    "elastic/test_efficientnet:neck=16,repeats=1": 1.0,
+    "elastic/test_efficientnet:neck=16,repeats=0": 1.0,
+    "dpc/test_resnet:filters=16": 1.0,
+    "eseg_lite_s:width=16,repeats=1,levels=2-6": 1.0,
 }
 SIZE = (64, 64)
 

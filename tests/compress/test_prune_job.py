@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,7 @@ from catchweight.files import read_json
 from catchweight.nets import SegmentationNet, build_network, load_network, save_network
 from catchweight.nets.shrink import shapes
 from catchweight.targets import Target
+from catchweight.targets.runtimes.quantized import is_quantized
 from catchweight.train import finetune, train
 from formula_target import formula
 
@@ -155,24 +158,41 @@ class Classifier(nn.Module):
         return self.head(self.body(self.stem(x)).mean((2, 3)))
 
 
-def test_any_module_is_pruned_saved_and_loaded(table: Path, target: Target, tmp_path: Path) -> None:
-    net = Classifier()
+class Dense(Classifier):
+    """The same for every pixel: a network of the user's own for segmentation, with a skip and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(64 + 16, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.stem(x)
+        coarse = F.interpolate(self.body(F.max_pool2d(fine, 2)), scale_factor=2.0, mode="nearest")
+        return F.interpolate(self.head(torch.cat([coarse, fine], 1)), scale_factor=2.0, mode="bilinear")
+
+
+@pytest.mark.parametrize("kind", [Classifier, Dense])
+def test_any_module_is_pruned_saved_and_loaded(
+    kind: type[Classifier], table: Path, target: Target, tmp_path: Path
+) -> None:
+    net = kind()
 
     def loss(net: nn.Module, iteration: int) -> Tensor:
         generator = torch.Generator().manual_seed(iteration)
         labels = torch.randint(0, 3, (4,), generator=generator)
         images = torch.randn(4, 3, *SIZE, generator=generator) + labels[:, None, None, None]
-        return F.cross_entropy(net(images), labels)
+        scores = net(images)
+        return F.cross_entropy(scores, labels if scores.dim() == 2 else labels[:, None, None].expand(4, *SIZE))
 
     limit = 0.5 * target.measure(net, SIZE, seconds=1).median_ms
     small, landing = prune_module(
         net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=table,
         say=lambda line: None,
     )  # fmt: skip
-    assert shapes(net) == shapes(Classifier())
+    assert shapes(net) == shapes(kind())
     assert landing.widths["body.0"][1] < 64 or landing.widths["body.3"][1] < 64
     save_pruned(tmp_path / "small.pt", small, {"labels": ["a", "b", "c"]})
-    again, meta = load_pruned(tmp_path / "small.pt", Classifier)
+    again, meta = load_pruned(tmp_path / "small.pt", kind)
     image = torch.randn(1, 3, *SIZE)
     assert torch.allclose(again(image), small.eval()(image), atol=1e-6)  # the memory format differs
     assert meta == {"labels": ["a", "b", "c"]}
@@ -180,7 +200,7 @@ def test_any_module_is_pruned_saved_and_loaded(table: Path, target: Target, tmp_
         load_pruned(tmp_path / "small.pt", lambda: nn.Conv2d(3, 3, 1))
     (tmp_path / "bad.pt").write_bytes(b"not a file of ours")
     with pytest.raises(CatchweightError, match="cannot load"):
-        load_pruned(tmp_path / "bad.pt", Classifier)
+        load_pruned(tmp_path / "bad.pt", kind)
 
 
 def test_the_command_goes_on_exports_and_says_whether_it_was_met(
@@ -214,6 +234,35 @@ def test_the_command_goes_on_exports_and_says_whether_it_was_met(
     assert "the file computes what was trained" in said
     assert (folder.parent / "model.onnx").exists()
     assert (folder / "pruned.pt").stat().st_mtime_ns == before
+
+
+def test_one_command_prunes_and_then_quantises_what_is_left(
+    pruned: tuple[Path, float, list[str]], cli: Callable[..., tuple[int, str, str]],
+    data: SegmentationData, scenes: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    folder, limit, _ = pruned
+    shutil.copytree(folder, tmp_path / "run" / "prune")
+    meta = {"size": list(SIZE), "classes": data.classes.to_json()}
+    save_network(tmp_path / "net.pt", network(len(data.classes)), meta)
+    given = {
+        "train.tensorboard": "false", "prune.interval": 2, "prune.close": CLOSE, "train.batch": 4, "train.workers": 0,
+        "int8.methods": "[minmax]", "int8.images": 2, "int8.probe": 1, "int8.equalise": "false",
+    }  # fmt: skip
+    code, said, _ = cli(
+        "compress", tmp_path / "net.pt", "--data", scenes, "--prune", f"latency<={limit:.6f}ms", "--int8",
+        "--tolerance", 100, "--out", tmp_path / "run", "--threads", 1, "--steps", 2, "--epochs", 1, "--variants", 0,
+        *(part for key, value in given.items() for part in ("--set", f"{key}={value}")),
+    )  # fmt: skip
+    assert code == 0
+    verdict = read_json(tmp_path / "run" / "int8" / "int8.verdict.json")
+    assert verdict["accepted"], verdict["reason"]
+    assert verdict["recipe"]["method"] == "minmax"
+    assert f"int8: {tmp_path / 'run' / 'int8' / 'int8.onnx'}" in said
+    small, _ = load_network(folder / "model.pt")
+    weights = onnx.load(tmp_path / "run" / "int8" / "float.onnx").graph.initializer
+    convolutions = sorted(tuple(m.weight.shape) for m in small.modules() if isinstance(m, nn.Conv2d))
+    assert sorted(tuple(w.dims) for w in weights if len(w.dims) == 4) == convolutions, "int8 is made of what was pruned"
+    assert is_quantized(tmp_path / "run" / "int8" / "int8.onnx")
 
 
 def test_the_command_refuses_what_makes_no_sense(

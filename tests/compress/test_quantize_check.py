@@ -13,6 +13,7 @@ from quantize_files import colour_model, noise, write
 from catchweight.compress.quantize.calibrate import calibrate
 from catchweight.compress.quantize.check import check_file, compare
 from catchweight.compress.quantize.simulate import Tally, distance, runner, simulation, thinned
+from catchweight.targets import Target
 from catchweight.targets.runtimes.quantized import prepare_graph, quantized_graph
 from catchweight.targets.tracing.wiring import replace_constant
 
@@ -25,7 +26,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
 
 def test_a_good_file_passes(files: tuple[Path, Path]) -> None:
-    check = check_file(*files, noise(3, seed=1))
+    check = check_file(*files, noise(3, seed=1), Target.parse("onnxruntime:cpu", threads=1))
     assert check.passed, check.message
     assert check.images == 3
     assert check.agreement > 0.9

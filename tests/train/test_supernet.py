@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import pytest
 import torch
 
+from catchweight.config import build
 from catchweight.errors import UsageError
 from catchweight.nets import build_network
 from catchweight.spaces import ElasticPyramid
@@ -58,6 +60,47 @@ def test_without_weights_only_the_largest_member_learns(space) -> None:
             space.train_logits(space.normalise(images).contiguous(memory_format=torch.channels_last)), masks
         )
     assert alone == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize(("members", "share"), [(1, False), (2, False), (2, True), (4, True)])
+def test_uniform_sampling_trains_random_members_alone_on_the_labels(space, members: int, share: bool) -> None:
+    space.eval()
+    how, seed = Sandwich(rule="uniform", members=members, share_batch=share), 3
+    found = _evaluating(space, seed, how)
+    torch.manual_seed(seed)
+    rng = random.Random(int(torch.randint(2**62, (1,))))
+    images, masks = batch()
+    loss, expected = SegmentationLoss(LossConfig(aux=0.0)), 0.0
+    for number in range(members):
+        part = slice(4 * number // members, 4 * (number + 1) // members) if share else slice(None)
+        arch = space.sample(rng)
+        x = resized(space.normalise(images[part]).contiguous(memory_format=torch.channels_last), arch)
+        with torch.no_grad(), space.activate(arch):
+            expected += float(loss(space.train_logits(x), masks[part])) / (members if share else 1)
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_uniform_sampling_leaves_the_rest_of_the_supernet_alone(space) -> None:
+    torch.manual_seed(0)
+    arch = space.sample(random.Random(int(torch.randint(2**62, (1,)))))
+    loss_of(space, Sandwich(rule="uniform", members=1), seed=0).backward()
+    moved = sum(int((p.grad != 0).sum()) for p in space.parameters() if p.grad is not None)
+    assert 0 < moved <= sum(p.numel() for p in space.subnet(arch).parameters())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"members": 0}, "1 or more"), ({"labels": 1.0}, "no teacher"), ({"distill": 0.0}, "no teacher")],
+)
+def test_settings_without_effect_in_uniform_sampling_are_refused(wrong: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(Sandwich, {"rule": "uniform", **wrong})
+
+
+def test_a_supernet_begun_before_there_was_a_rule_goes_on() -> None:
+    before = {"kind": "sandwich", "members": 2, "share_batch": False, "distill": 1.0, "labels": 0.0, "temperature": 1.0}
+    assert Sandwich().describe() == before
+    assert Sandwich(rule="uniform").describe() == {**before, "rule": "uniform"}
 
 
 def test_a_plain_network_is_refused() -> None:

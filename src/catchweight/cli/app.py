@@ -43,6 +43,7 @@ def _root(
 MAIN, FILES, MORE = "The main job", "Networks and files", "Data and systems"
 app.command(rich_help_panel=MAIN)(job.fit)
 app.command(rich_help_panel=MAIN)(job.demo)
+app.command(rich_help_panel=MAIN)(job.join)
 app.command(rich_help_panel=MAIN)(compress.compress)
 app.command(rich_help_panel=MAIN)(report.report)
 app.command(rich_help_panel=MAIN)(report.runs)

@@ -17,6 +17,7 @@ from .options import Format, Seed, Settings, Size, Target, Threads, parse_size
 
 if TYPE_CHECKING:
     from ..compress import CompressSettings, PruneResult
+    from ..compress.quantize import QuantizeSettings
     from ..data import SegmentationData
     from ..nets import SegmentationNet
 
@@ -65,7 +66,8 @@ def compress(
     For example:  catchweight compress runs/street/model.pt --data camvid --prune "latency<=10ms" --out runs/pruned
 
     The most time goes into profiling (seconds for each of --variants), --steps and --epochs. --set reaches
-    everything else, e.g. --set train.lr=0.001 --set prune.interval=100 --set prune.least=0.1.
+    everything else, e.g. --set train.lr=0.001 --set prune.interval=100 --set prune.least=0.1. With
+    --set int8.tune_epochs=5 a network that loses too much in int8 is trained on, rounded, and tried again.
     """
     from ..data import open_data
     from ..errors import UsageError
@@ -74,17 +76,17 @@ def compress(
         raise UsageError('compress what? Give --prune "latency<=10ms", --int8, or both')
     opened, clock = open_data(data, format_, seed=seed), Clock()
     network, wanted, met = checkpoint, parse_size(size), True
+    how = _settings(method, steps, epochs, seed, settings)
     if prune is not None:
-        pruning = _settings(method, steps, epochs, seed, settings)
         result = _prune(
-            checkpoint, opened, prune, out / "prune", pruning, size=wanted, target=target, threads=threads,
+            checkpoint, opened, prune, out / "prune", how, size=wanted, target=target, threads=threads,
             variants=variants, table=table, clock=clock,
         )  # fmt: skip
         network, met = result.file, result.met
         console.print(_widths(result))
         _export(result.file, opened, out / "model.onnx", clock)
     if int8:
-        _int8(network, data, out / "int8", tolerance, target, threads, wanted, clock)
+        _int8(network, data, out / "int8", how.int8, tolerance, target, threads, wanted, clock)
     if not met:
         raise typer.Exit(1)
 
@@ -170,6 +172,7 @@ def _int8(
     network: Path,
     data: Path,
     out: Path,
+    settings: QuantizeSettings,
     tolerance: float,
     target: str,
     threads: int | None,
@@ -179,7 +182,9 @@ def _int8(
     """A refusal is a result as well: it is told, and the float network stays."""
     from .compress_int8 import int8
 
-    result = int8(network, data, out, tolerance=tolerance, target=target, threads=threads, size=size, say=clock)
+    result = int8(
+        network, data, out, tolerance=tolerance, target=target, threads=threads, size=size, settings=settings, say=clock
+    )
     console.print(f"int8: {escape(str(result.file))}")
 
 

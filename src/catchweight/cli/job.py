@@ -165,6 +165,18 @@ def demo(
     console.print(f"\nexported: {escape(str(result.file))}\nreport:   {escape(str(result.report))}")
 
 
+def join(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a fit that explores.")]) -> None:
+    """Help a fit with its search: score members of its supernet until the exploration is done.
+
+    Start as many as there are cores or machines to spare, once fit says "explore"; kill any of them at any time. On
+    other machines the run folder must be there too, and the fit have a database, --set search.storage=postgresql://...
+    """
+    from ..fitting import join as join_
+
+    front = join_(run, Clock())
+    console.print(f"explored: {len(front.candidates)} members, {len(front.points)} of them on the front")
+
+
 def train(
     path: DataPath,
     network: Annotated[str, typer.Option("--network", help="Name of a network; `catchweight networks` lists them.")],

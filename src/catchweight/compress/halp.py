@@ -30,15 +30,17 @@ from ..train.epoch import step_seed
 from ..train.step import Objective, Step
 from .descent import descend
 from .landing import Landing, alone, verdict
+from .quantize.settings import QuantizeSettings
 from .schedule import HalpSettings, Say
 from .tables import VARIANTS
 
 
 class CompressSettings(Config):
-    """Everything that ``catchweight compress --set`` reaches: ``prune.*`` and ``train.*`` (of the fine-tuning)."""
+    """Everything that ``catchweight compress --set`` reaches; ``train.*`` is that of the fine-tuning after pruning."""
 
     prune: HalpSettings = HalpSettings()
     train: Recipe = finetune()
+    int8: QuantizeSettings = QuantizeSettings()
 
 
 @dataclass(frozen=True)

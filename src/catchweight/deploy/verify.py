@@ -127,6 +127,10 @@ def verify(
     return Verification(**{**vars(result), "failures": failures, "departure": departure})
 
 
+Run = Callable[[np.ndarray], np.ndarray]
+"""Normalised images (B, 3, H, W) float32 to logits (B, K, H, W)."""
+
+
 def require_classes(path: Path, names: tuple[str, ...], classes: ClassSet) -> None:
     """Raises CatchweightError where a file's class names are not those of the data set: its mIoU would mean nothing."""
     if names != classes.names:
@@ -136,14 +140,19 @@ def require_classes(path: Path, names: tuple[str, ...], classes: ClassSet) -> No
         )
 
 
-def onnx_predict(segmenter: Segmenter) -> Callable[[Tensor], Tensor]:
-    """The file as ``predict``: uint8 (B, 3, H, W) to logits (B, K, H, W), in as many runs as its batch needs."""
+def onnx_predict(segmenter: Segmenter, run: Run | None = None) -> Callable[[Tensor], Tensor]:
+    """The file as ``predict``: uint8 (B, 3, H, W) to logits (B, K, H, W), in as many runs as its batch needs.
+
+    Args:
+        run: what computes instead of ONNX Runtime, on normalised batches.
+    """
+    compute = run or segmenter.run
 
     def predict(images: Tensor) -> Tensor:
         _check_size(segmenter, images)
         arrays = segmenter.normalise(images.cpu().numpy())
         step = segmenter.batch or len(arrays)
-        parts = [segmenter.run(arrays[start : start + step]) for start in range(0, len(arrays), step)]
+        parts = [compute(arrays[start : start + step]) for start in range(0, len(arrays), step)]
         return torch.from_numpy(np.concatenate(parts))
 
     return predict

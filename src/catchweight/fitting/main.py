@@ -27,6 +27,7 @@ from ..spaces.segmentation import Size
 from ..spaces.whole import label
 from .chain import compressed, reconsider
 from .estimate import bounded, with_compression
+from .gradient_route import GradientRoute
 from .job import Budgets, Job, Point, Say, prepare
 from .one_shot import OneShotRoute
 from .race import Route, race
@@ -34,7 +35,9 @@ from .random_route import RandomRoute
 from .settings import FitSettings
 from .whole import WholeRoute
 
-ROUTES: dict[str, type] = {"one-shot": OneShotRoute, "random": RandomRoute, "whole": WholeRoute}
+ROUTES: dict[str, type] = {
+    "one-shot": OneShotRoute, "gradient": GradientRoute, "random": RandomRoute, "whole": WholeRoute,
+}  # fmt: skip
 """By ``search.strategy``."""
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..budget import Budget
-from ..errors import CatchweightError
+from ..errors import CatchweightError, UsageError
 from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
@@ -21,6 +21,7 @@ from ..search import strategy_named
 from ..search.one_shot import SupernetScore
 from ..search.screen import Screening, screen
 from ..search.strategy import Problem
+from ..spaces.segmentation import SegmentationSpace
 from ..spaces.whole import WholeNetworks, known
 from ..train import train
 from ..train.checkpoints import load_state
@@ -46,6 +47,16 @@ class OneShotRoute(SpaceRoute):
         if names is None:
             names = (f"timm/{self.settings.backbone}+fpn",)
         self._published = WholeNetworks(job.base, known(names), (1.0,), self.settings.scales) if names else None
+
+    @cached_property
+    def space(self) -> SegmentationSpace:
+        found = super().space
+        if not found.inherits:
+            raise UsageError(
+                f"members of {self.settings.space} inherit no weights, so a supernet cannot score them: use "
+                "--set search.strategy=gradient, or random"
+            )
+        return found
 
     def prepare(self) -> None:
         run = self.job.run
@@ -155,6 +166,13 @@ class OneShotRoute(SpaceRoute):
 
     def _explore(self) -> dict[str, Any]:
         """Search the members below the loosest budget; one search serves all budgets, relaxed ones included."""
+        count = self.job.run.stage("explore-plan", self._plan_exploration)["evaluations"]
+        front = self.explored_with_others(count)
+        write_json(self.job.run.path("explored.json"), front.to_json())
+        return {"evaluations": len(front.candidates)}
+
+    def _plan_exploration(self) -> dict[str, Any]:
+        """How many members fit into the time; before the work begins, so that every worker counts to the same."""
         job, count = self.job, self.settings.evaluations
         begun = time.monotonic()
         self.score(self.space.largest())
@@ -162,18 +180,22 @@ class OneShotRoute(SpaceRoute):
         if left is not None:
             count = max(LEAST_EVALUATIONS, min(count, int(EXPLORE_SHARE * left / seconds)))
         job.say(f"explore: {count} members by {self.settings.explore}, at most {count * seconds / 60:.0f} min")
+        return {"evaluations": count}
+
+    def explored_with_others(self, count: int) -> Front:
+        """Score members together with all who share the storage, until there are ``count``."""
+        job, url = self.job, self.settings.storage
         problem = Problem(
             decisions=self.space.decisions(),
             evaluate=self.score,
             cost=self.predicted,
             budgets=tuple(without_unpredictable(budget) for budget in self._served()),
-            storage=job.run.path("explore.journal"),
+            storage=url or job.run.path("explore.journal"),
+            name=f"explore {job.run.created:.6f}" if url else "search",
             seed=job.settings.train.seed,
             headroom=self.settings.headroom,
         )
-        front = strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
-        write_json(job.run.path("explored.json"), front.to_json())
-        return {"evaluations": len(front.candidates)}
+        return strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
 
     def _served(self) -> tuple[Budget, ...]:
         """The budgets that members are wanted for; with compression also those asked for, as far as within reach."""

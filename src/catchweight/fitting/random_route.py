@@ -35,9 +35,9 @@ class RandomRoute(SpaceRoute):
         return ()
 
     def network(self, arch: Arch) -> SegmentationNet:
-        """Trained from the slice of the pretrained backbone that the member is."""
+        """Trained from the slice of the pretrained backbone that the member is, where the space has one."""
         torch.manual_seed(self.job.settings.train.seed)
-        return self.space.subnet(arch).train()
+        return self.space.subnet(arch, "inherited" if self.space.inherits else "fresh").train()
 
     def objective(self, arch: Arch) -> Objective | None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -22,12 +22,34 @@ def _known_strategy(name: str) -> str:
     return name
 
 
+class GradientSettings(Config):
+    """FasterSeg's co-search; by default its space and its epochs are the published ones."""
+
+    layers: int = 16
+    """Cells of a branch, at most."""
+    base: int = 12
+    """Channels: 8, 16 and 32 times as many at these strides."""
+    widths: tuple[int, ...] = (4, 6, 8, 10, 12)
+    """Open widths in twelfths; 8 and 12, those of the two decoders, must be among them."""
+    pretrain_epochs: int = Field(20, ge=1)
+    """Of the supernet's weights; an epoch passes over half of the training images."""
+    search_epochs: int = Field(30, ge=1)
+    """Of weights and architectures in turns, for each budget."""
+    batch: int = Field(4, ge=1)
+    """Crops of a step, of half of each side of the image."""
+    distill: float = Field(1.0, ge=0)
+    """Weight of the KL divergence from the co-searched teacher; 0: no teacher is trained."""
+
+
 class SearchSettings(Config):
     """How the network is looked for."""
 
-    strategy: Literal["one-shot", "random", "whole"] = "one-shot"
-    """"one-shot": a supernet is trained, its members are searched, the best trained on. "random": random members of
-    the space race each other, each trained alone. "whole": so do published networks at several widths and sizes."""
+    later: ClassVar[tuple[str, ...]] = ("gradient", "storage")
+
+    strategy: Literal["one-shot", "gradient", "random", "whole"] = "one-shot"
+    """"one-shot": a supernet is trained, its members are searched, the best trained on. "gradient": FasterSeg's
+    co-search finds a student and its teacher. "random": random members of the space race each other, each trained
+    alone. "whole": so do published networks at several widths and sizes."""
     scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.45)
     """Input sizes as shares of the base size."""
     headroom: float = Field(0.04, ge=0, lt=1)
@@ -61,6 +83,13 @@ class SearchSettings(Config):
     """One-shot: published networks that race beside the finalists, each at the largest input that makes the budget and
     trained as the recipe says. So what is found is never worse than they are. By default the backbone under a feature
     pyramid, ``timm/<backbone>+fpn``; an empty list leaves them out."""
+
+    storage: str | None = None
+    """One-shot: a database that keeps the exploration, as postgresql+psycopg://user@host/name, so that workers on other
+    machines join in (``catchweight join``); by default a journal in the run folder."""
+
+    gradient: GradientSettings = GradientSettings()
+    """Gradient: the co-search."""
 
     networks: tuple[str, ...] = NETWORKS
     """Whole: names of networks (``catchweight networks`` lists them)."""
@@ -133,7 +162,7 @@ class FitSettings(Config):
         Raises:
             UsageError: settings of a compression that is not wanted.
         """
-        values = self.model_dump(mode="json")
+        values = super().asked()
         if self.compress.steps == "none":
             if self.compress != CompressionSettings():
                 raise UsageError(
@@ -143,4 +172,4 @@ class FitSettings(Config):
         return values
 
 
-__all__ = ["CompressionSettings", "FitSettings", "SearchSettings"]
+__all__ = ["CompressionSettings", "FitSettings", "GradientSettings", "SearchSettings"]

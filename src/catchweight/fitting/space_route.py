@@ -101,15 +101,18 @@ class SpaceRoute:
             found = [self.look_ahead(budget, cost_of) for budget in job.searched]
         for ahead in found:
             ahead.check(job.target)
-        new = [subject for subject in self.subjects() if (subject.label, subject.size) not in self.table]
-        profiling = min(self.settings.profile_minutes, len(new) * PROFILED_S / 60)
-        minutes = {"profile": profiling, **self.minutes()}
+        minutes = {"profile": self.profiling_minutes(), **self.minutes()}
         return {
             "space": self.space_text(),
             "reach": "; ".join(map(str, found)),
             "minutes": {name: round(value, 1) for name, value in minutes.items()},
             "minutes in all": round(sum(minutes.values()), 1),
         }
+
+    def profiling_minutes(self) -> float:
+        """Estimated minutes of timing what the device's table does not know."""
+        new = [subject for subject in self.subjects() if (subject.label, subject.size) not in self.table]
+        return min(self.settings.profile_minutes, len(new) * PROFILED_S / 60)
 
     @cached_property
     def space(self) -> SegmentationSpace:

@@ -93,7 +93,7 @@ def quantised(job: Job, point: Point, given: Made, name: str) -> Made:
     try:
         result = quantize(
             point.run.path(given.folder, "model.onnx"), job.data, target=job.target, tolerance=settings.tolerance,
-            folder=folder, settings=settings.int8, say=point.say,
+            folder=folder, settings=settings.int8, checkpoint=point.run.path(given.model), say=point.say,
         )  # fmt: skip
     except CatchweightError as error:  # a network that int8 cannot be made of is a finding, not a failure
         return given.refused(INT8, str(error))
@@ -103,9 +103,10 @@ def quantised(job: Job, point: Point, given: Made, name: str) -> Made:
     _keep_as_model(result, point.run.path(given.folder), folder)
     cost = measured(job, point, folder / "model.onnx", given.candidate.cost)
     candidate = replace(after(given.candidate, INT8), cost=cost, score=result.int8_score)
+    model = f"{COMPRESSED}/{name}/{result.tuned.relative_to(folder)}" if result.tuned else given.model
     return replace(
-        given, step=INT8, folder=f"{COMPRESSED}/{name}", candidate=candidate, accepted=True, reason=result.reason,
-        faster=result.latency.speedup, again=False,
+        given, step=INT8, folder=f"{COMPRESSED}/{name}", model=model, candidate=candidate, accepted=True,
+        reason=result.reason, faster=result.latency.speedup, again=False,
     )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class SegmentationSpace(SegmentationNet, Space):
     Raises:
         UsageError: no size, one twice, or one below 64 pixels.
     """
+
+    inherits: ClassVar[bool] = True
+    """Whether members take their weights from the supernet; if not, they are trained from random ones."""
 
     def __init__(
         self,

@@ -21,6 +21,9 @@ NETWORKS = (
 )
 """Default networks: three with a pretrained backbone, from strong to fast, and one plain convolutional."""
 
+LONGEST = 64
+"""Characters of a network's name in a label."""
+
 
 @dataclass(frozen=True)
 class WholeNetworks:
@@ -84,6 +87,8 @@ def label(arch: Arch) -> str:
     if "network" not in arch:
         return f"member-{hashlib.sha256(repr(arch).encode()).hexdigest()[:8]}-{height}x{width}"
     name = "".join(c if c.isalnum() or c in "._-+" else "_" for c in arch["network"].removeprefix("timm/"))
+    if len(name) > LONGEST:  # a file's name has a limit
+        name = f"{name[: LONGEST - 9]}-{hashlib.sha256(arch['network'].encode()).hexdigest()[:8]}"
     return f"{name}-w{arch['width']:g}-{height}x{width}"
 
 

@@ -21,7 +21,7 @@ from ..nets import build_network
 from ..nets.fasterseg.ops import Zoomed, plain
 from ..nets.ffnet.blocks import conv_bn
 from ..nets.segmentation import SegmentationNet
-from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, co_search, pretrain
+from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, aimed, co_search, pretrain
 from ..spaces.fasterseg import ROLES, FasterSegLatency, Lattice, MeasuredTimes, OpTimes, even
 from ..spaces.fasterseg.derive import likeliest_halvings, nodes_along
 from ..spaces.fasterseg.parts import part_parameters
@@ -233,20 +233,6 @@ def settings_of(protocol: Protocol, arm: str, seed: int) -> CoSearchSettings:
     if arm == "unweighted":
         changes["latency_weight"] = 1e-12
     return protocol.settings.model_copy(update=changes)
-
-
-def aimed(settings: CoSearchSettings, target_ms: float) -> CoSearchSettings:
-    """The same search for another device and size: latencies count in shares of the one that is aimed at.
-
-    The published window lies around its middle, and lambda times that middle stays what it was.
-    """
-    factor = target_ms / (sum(settings.window_ms) / 2)
-    changes = {
-        "window_ms": tuple(factor * ms for ms in settings.window_ms),
-        "latency_weight": settings.latency_weight / factor,
-        "reference_ms": settings.reference_ms * factor,
-    }
-    return settings.model_copy(update=changes)
 
 
 def target_ms(protocol: Protocol, classes: int, times: OpTimes) -> float:

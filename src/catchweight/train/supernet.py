@@ -4,18 +4,19 @@ Sandwich rule and in-place distillation: every step trains the largest member on
 random ones on what the largest predicts (Yu and Huang, "Universally Slimmable Networks", ICCV 2019; Yu et al.,
 "BigNAS", ECCV 2020). With ``share_batch`` the random members divide the batch among them, so that a step sees many at
 the cost of one (multi-architectural sampling, Liao et al., "Searching for Efficient Multi-Stage Vision Transformers",
-2021).
+2021). Without the sandwich only random members learn, all from the labels: one of them is the uniform sampling of Guo
+et al., "Single Path One-Shot", ECCV 2020.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from ..config import Config
@@ -26,12 +27,20 @@ from ..spaces.segmentation import SegmentationSpace, input_size
 from ..tasks.losses import SegmentationLoss
 from .distill.losses import pixel_kl
 
+Part = tuple[Tensor, Tensor, Tensor | None]
+"""Images (B, 3, H, W), masks (B, H, W), and the teacher's logits where there is one."""
+
 
 class Sandwich(Config):
     """How the members of one step are drawn and what they learn from; an ``Objective`` of :func:`.train`."""
 
+    later: ClassVar[tuple[str, ...]] = ("rule",)
+
+    rule: Literal["sandwich", "uniform"] = "sandwich"
+    """"sandwich": the largest member learns from the labels, the smallest and some random ones from it. "uniform":
+    random members alone, from the labels."""
     members: int = Field(default=2, ge=0)
-    """Random members of a step, besides the largest and the smallest."""
+    """Random members of a step, of a sandwich besides the largest and the smallest."""
     share_batch: bool = False
     """Divide the batch among the random members instead of giving all of it to each."""
     distill: float = Field(default=1.0, ge=0)
@@ -41,8 +50,17 @@ class Sandwich(Config):
     temperature: float = Field(default=1.0, gt=0)
     """Of both softmaxes in the distillation."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Sandwich:
+        if self.rule == "uniform" and not self.members:
+            raise ValueError("uniform sampling trains random members alone: members must be 1 or more")
+        taught = (self.distill, self.labels, self.temperature)
+        if self.rule == "uniform" and taught != (1.0, 0.0, 1.0):
+            raise ValueError("uniform sampling has no teacher: leave distill, labels and temperature out")
+        return self
+
     def describe(self) -> dict[str, Any]:
-        return {"kind": "sandwich", **self.model_dump(mode="json")}
+        return {"kind": "sandwich", **self.asked()}
 
     def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
         """The step as a module.
@@ -70,18 +88,24 @@ class SupernetStep(nn.Module):
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
         x = self.net.normalise(images).contiguous(memory_format=self.memory_format)
-        total, teacher = self._teach(x, masks)
-        total = total + self._learn(self._smallest, x, masks, teacher)
+        total, teacher = torch.zeros((), device=x.device), None
+        if self.how.rule == "sandwich":
+            total, teacher = self._teach(x, masks)
+            total = total + self._learn(self._smallest, x, masks, teacher)
         # Drawn from torch's generator, which the loop seeds for each step: a resumed step draws the same members.
         rng = random.Random(int(torch.randint(2**62, (1,))))
         drawn = [self.net.sample(rng) for _ in range(self.how.members)]
-        parts = max(1, len(drawn)) if self.how.share_batch else 1
-        cut = [values.chunk(parts) for values in (x, masks, teacher)]
+        cut = list(self._cut(x, masks, teacher, max(1, len(drawn)) if self.how.share_batch else 1))
         for number, arch in enumerate(drawn):
-            part = number % len(cut[0])
-            share = len(cut[0][part]) / len(x)
-            total = total + share * self._learn(arch, *(values[part] for values in cut))
+            part = cut[number % len(cut)]
+            total = total + len(part[0]) / len(x) * self._learn(arch, *part)
         return total
+
+    @staticmethod
+    def _cut(x: Tensor, masks: Tensor, teacher: Tensor | None, parts: int) -> Iterator[Part]:
+        """The batch in parts of about equal size."""
+        taught = [None] * parts if teacher is None else teacher.chunk(parts)
+        yield from zip(x.chunk(parts), masks.chunk(parts), taught, strict=False)
 
     def _teach(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of the largest member, and its logits (B, K, h, w) for the others."""
@@ -89,9 +113,11 @@ class SupernetStep(nn.Module):
             logits = self.net.train_logits(x)
         return self.loss(logits, masks), logits[0].detach()
 
-    def _learn(self, arch: Arch, x: Tensor, masks: Tensor, teacher: Tensor) -> Tensor:
+    def _learn(self, arch: Arch, x: Tensor, masks: Tensor, teacher: Tensor | None) -> Tensor:
         with self.net.activate(arch):
             logits = self.net.train_logits(resized(x, arch))
+        if teacher is None:
+            return self.loss(logits, masks)
         total = self.how.distill * pixel_kl(logits[0], teacher, self.how.temperature)
         if self.how.labels:
             total = total + self.how.labels * self.loss(logits, masks)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .simulate import Logits, Tally, runner, simulation
+from ...targets import Target
+from .simulate import Logits, Tally, served, simulation
 
 INDEPENDENT = 2**0.5
 """How far a file may be from its simulation, as a multiple of the simulation's distance from the float file.
@@ -61,18 +62,19 @@ class FileCheck:
         return {**asdict(self), "failures": list(self.failures), "passed": self.passed, "message": self.message}
 
 
-def check_file(path: Path, float_file: Path, images: Iterable[np.ndarray], threads: int = 1) -> FileCheck:
+def check_file(path: Path, float_file: Path, images: Iterable[np.ndarray], target: Target) -> FileCheck:
     """Run the int8 file as it is served, its simulation and the float file on the same images.
 
     Args:
         path: the int8 file, QDQ format.
         float_file: what it was made from.
         images: normalised batches (B, 3, H, W) float32.
+        target: what serves both.
 
     Raises:
         CatchweightError: a file cannot be loaded.
     """
-    return compare(runner(path, threads), simulation(path, threads), runner(float_file, threads), images)
+    return compare(served(path, target), simulation(path, target.threads), served(float_file, target), images)
 
 
 def compare(served: Logits, simulated: Logits, plain: Logits, images: Iterable[np.ndarray]) -> FileCheck:

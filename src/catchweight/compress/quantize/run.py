@@ -26,11 +26,12 @@ from .layers import milliseconds
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
 from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
+from .tune import tuned
 
 Say = Callable[[str], None]
 CHECKED = 100
 """Validation images, at most, on which the finished file is verified."""
-RUNTIMES = ("onnxruntime:cpu",)
+RUNTIMES = ("onnxruntime:cpu", "openvino:cpu")
 """Targets on which int8 files are served, scored and verified."""
 
 
@@ -43,6 +44,7 @@ def quantize(
     folder: Path | str,
     size: tuple[int, int] | None = None,
     settings: QuantizeSettings | None = None,
+    checkpoint: Path | None = None,
     timer: Timer | None = None,
     say: Say = print,
 ) -> QuantizeResult:
@@ -51,7 +53,8 @@ def quantize(
     Static quantisation for ONNX Runtime (QDQ; weights int8 per channel, activations uint8), calibrated on training
     images. Ranges, cross-layer equalisation and bias correction are chosen by the logit error on other training images.
     The int8 file must be faster than the float file on the target, measured in turns, and lose at most ``tolerance``
-    points of validation mIoU; layers that cost most accuracy per millisecond go back to float until it does.
+    points of validation mIoU; layers that cost most accuracy per millisecond go back to float until it does. Where that
+    is not enough, ``settings.tune_epochs`` of quantisation-aware fine-tuning may be.
     Each step is written to ``folder`` before the next; called again with the same arguments, it goes on.
 
     Args:
@@ -61,6 +64,7 @@ def quantize(
         tolerance: points of mIoU (0.5 is 0.005 of mIoU).
         folder: run folder; another request in it is refused.
         size: (H, W) to export a network for; a checkpoint knows its own.
+        checkpoint: the network behind an .onnx file, to be fine-tuned where ``settings`` ask for that.
         timer: times two files against each other; default: in turns on ``target``. For a device that is elsewhere.
         say: receives progress lines.
 
@@ -69,11 +73,12 @@ def quantize(
 
     Raises:
         UsageError: a target that cannot serve int8 files, a file that is int8 already or of free size, a negative
-            tolerance, or a network without ``size``.
+            tolerance, a network without ``size``, or a fine-tuning of a file without its ``checkpoint``.
         CatchweightError: a file cannot be read, exported or quantised, or the data set has other classes.
     """
     settings, folder = settings or QuantizeSettings(), Path(folder)
     place = _checked(target, tolerance, settings)
+    trainable = _trainable(network, checkpoint, settings)
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data))
     run = Run(folder, _request(network, opened, place, tolerance, settings, size))
     with run.locked():
@@ -81,9 +86,12 @@ def quantize(
         trials = Trials(file, opened, place, settings, folder, timer)
         _same_classes(trials, opened)
         result = _Verdict(trials, tolerance, say).reach()
+        if result.too_coarse and trainable is not None:
+            result = _after_tuning(trials, result, trainable, tolerance, say)
         write_json(folder / "int8.verdict.json", result.to_json())
-        (folder / "attempt.onnx").unlink(missing_ok=True)
-        (folder / "attempt.json").unlink(missing_ok=True)
+        for leftover in (*folder.glob("attempt.*n*"), *folder.glob("tuned/attempt.*n*")):
+            if leftover.suffix in (".onnx", ".json"):
+                leftover.unlink()
     say(f"int8: {result.reason}")
     return result
 
@@ -91,9 +99,9 @@ def quantize(
 class _Verdict:
     """The order in which things are tried, and the sentence it ends with."""
 
-    def __init__(self, trials: Trials, tolerance: float, say: Say) -> None:
+    def __init__(self, trials: Trials, tolerance: float, say: Say, float_score: float | None = None) -> None:
         self.trials, self.tolerance, self.say = trials, tolerance, say
-        self.float_score = trials.score(None)
+        self.float_score = trials.score(None) if float_score is None else float_score
         say(
             f"int8: the float file has {self.float_score:.4f} val mIoU; calibrating on {len(trials.calibration)} images"
         )
@@ -213,7 +221,7 @@ class _Verdict:
         images = Images(self.trials.data, self.trials.segmenter, "val", CHECKED)
         found: dict[str, Any] = self.trials.ledger.once(
             f"check, {path.name}",
-            lambda: asdict(check_file(path, self.trials.file, images, self.trials.target.threads)),
+            lambda: asdict(check_file(path, self.trials.file, images, self.trials.target)),
         )
         return FileCheck(**{**found, "failures": tuple(found["failures"])})
 
@@ -246,6 +254,46 @@ class _Verdict:
         )
 
 
+def _after_tuning(
+    trials: Trials, refused: QuantizeResult, trainable: SegmentationNet | Path, tolerance: float, say: Say
+) -> QuantizeResult:
+    """Fine-tune, and try again; held against the score and the file of the network as it was."""
+    settings, folder = trials.settings, trials.folder / "tuned"
+    net = trainable if isinstance(trainable, SegmentationNet) else load_network(trainable)[0]
+    say(f"int8: {refused.reason.removeprefix('refused, the float file stays: ')}; {settings.tune_epochs} epochs of "
+        "quantisation-aware fine-tuning")  # fmt: skip
+    size = trials.segmenter.size
+    model = tuned(net, trials.data, size, folder, epochs=settings.tune_epochs, lr=settings.tune_lr, cache=trials.cache)
+    file = folder / "float.onnx"
+    if not (file.exists() and file.with_suffix(".json").exists()):
+        better, meta = load_network(model)
+        export(better, file, size=size, classes=trials.data.classes, meta=meta)
+    again = Trials(file, trials.data, trials.target, settings, folder, trials.timer, trials.cache)
+    result = _Verdict(again, tolerance, say, refused.float_score).reach()
+    if not result.accepted:
+        return replace(refused, reason=f"{refused.reason}; nor after fine-tuning: {result.reason}")
+    reason = f"{result.reason}, after {settings.tune_epochs} epochs of quantisation-aware fine-tuning"
+    return replace(result, reason=reason, float_file=trials.file, folder=trials.folder, tuned=model)
+
+
+def _trainable(
+    network: SegmentationNet | Path | str, checkpoint: Path | None, settings: QuantizeSettings
+) -> SegmentationNet | Path | None:
+    """What a fine-tuning would begin with; None where none is asked for."""
+    if not settings.tune_epochs:
+        return None
+    if isinstance(network, SegmentationNet):
+        return network
+    if Path(network).suffix == ".pt":
+        return Path(network)
+    if checkpoint is None:
+        raise UsageError(
+            f"quantisation-aware fine-tuning trains on, which {network} cannot: give the checkpoint (.pt) it was made "
+            "of, or leave tune_epochs at 0"
+        )
+    return Path(checkpoint)
+
+
 def _checked(target: Target | str, tolerance: float, settings: QuantizeSettings) -> Target:
     place = Target.parse(target) if isinstance(target, str) else target
     if place.name not in RUNTIMES:
@@ -270,7 +318,7 @@ def _request(
         "data": str(data.root.resolve()),
         "target": target.fingerprint(),
         "tolerance": tolerance,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.asked(),
         "size": list(size) if size else None,
     }
 

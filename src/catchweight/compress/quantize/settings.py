@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -17,6 +17,8 @@ TOLERANCE = 0.5
 
 class QuantizeSettings(Config):
     """How int8 is made; docs/compress.md tells what the steps do."""
+
+    later: ClassVar[tuple[str, ...]] = ("tune_epochs", "tune_lr")
 
     methods: tuple[str, ...] = ("minmax", "percentile")
     """Ways of choosing ranges to try; the one with the smallest logit error is kept. ``entropy`` is known as well."""
@@ -34,6 +36,10 @@ class QuantizeSettings(Config):
     """Share of the layers that may go back to float before int8 is given up."""
     seconds: float = Field(5.0, gt=0)
     """Time limit of each latency measurement, per file."""
+    tune_epochs: int = Field(0, ge=0)
+    """Epochs of quantisation-aware fine-tuning, should int8 be faster but lose too much; 0: none."""
+    tune_lr: float = Field(3e-4, gt=0)
+    """Its peak learning rate."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,7 @@ class QuantizeResult:
         recipe: how it was made.
         check: the file against its own simulation, as JSON; None when it did not come to that.
         folder: what was tried, and the figures of each attempt (``attempts.json``).
+        tuned: the network behind the file where that took quantisation-aware fine-tuning, a checkpoint.
     """
 
     accepted: bool
@@ -142,6 +149,13 @@ class QuantizeResult:
     recipe: Recipe | None
     check: dict[str, Any] | None
     folder: Path
+    tuned: Path | None = None
+
+    @property
+    def too_coarse(self) -> bool:
+        """Whether int8 was faster, and refused for its score alone."""
+        faster = self.latency is not None and self.latency.faster
+        return not self.accepted and faster and self.int8_score is not None and self.check is None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -155,4 +169,5 @@ class QuantizeResult:
             "kept_float": list(self.kept_float),
             "recipe": asdict(self.recipe) if self.recipe else None,
             "check": self.check,
+            **({"tuned": str(self.tuned.relative_to(self.folder))} if self.tuned else {}),
         }

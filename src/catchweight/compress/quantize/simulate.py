@@ -12,7 +12,9 @@ import onnx
 import onnxruntime
 
 from ...errors import CatchweightError
+from ...targets import Target
 from ...targets.runtimes.onnxruntime_target import open_session
+from ...targets.tracing.graph import fixed_input
 
 Logits = Callable[[np.ndarray], np.ndarray]
 """Normalised images (B, 3, H, W) float32 to logits (B, K, h, w)."""
@@ -51,6 +53,20 @@ def runner(model: onnx.ModelProto | Path, threads: int = 1) -> Logits:
     """
     session = open_session(model if isinstance(model, Path) else model.SerializeToString(), threads)
     return _of(session)
+
+
+def served(path: Path, target: Target) -> Logits:
+    """A file as ``target`` serves it; of OpenVINO the batch is that of the file.
+
+    Raises:
+        CatchweightError: the runtime cannot load it.
+    """
+    if target.name != "openvino:cpu":
+        return runner(path, target.threads)
+    from ...targets.runtimes.openvino_target import OpenVinoSession
+
+    session = OpenVinoSession(path, target.threads, fixed_input(path)[0] or 1, None)
+    return session.logits
 
 
 def simulation(model: onnx.ModelProto | Path, threads: int = 1) -> Logits:

@@ -14,13 +14,15 @@ import onnx
 
 from ...data import SegmentationData
 from ...data.cache import PixelCache
-from ...deploy.evaluate import evaluate_file
+from ...data.loading import EvalLoader
 from ...deploy.export import KEY
 from ...deploy.segmenter import Segmenter
+from ...deploy.verify import onnx_predict
 from ...files import write_json
 from ...targets import Target, distinguishable, interleaved
 from ...targets.runtimes.quantized import Ranges, prepare_graph, quantized_graph
 from ...targets.tracing.graph import save_graph
+from ...train.evaluate import evaluate
 from .bias import corrected, inputs_of_convolutions
 from .calibrate import calibrate, channel_means
 from .equalise import equalised, find_pairs, unlimited
@@ -28,7 +30,7 @@ from .images import Images
 from .layers import Layers
 from .ledger import Ledger
 from .settings import Latency, QuantizeSettings, Recipe
-from .simulate import Distance, answers, distance, runner
+from .simulate import Distance, answers, distance, runner, served
 
 Timer = Callable[[Path, Path], Latency]
 """How the float file and an int8 file are timed against each other."""
@@ -152,7 +154,9 @@ class Trials:
 
     def _score(self, recipe: Recipe | None, left_float: Collection[str]) -> float:
         path = self.file if recipe is None else self.write(self.folder / "attempt.onnx", recipe, left_float)
-        return evaluate_file(path, self.data, "val", threads=self.target.threads, cache=self.cache).miou
+        segmenter = Segmenter(path, threads=1)
+        loader = EvalLoader(self.data, "val", segmenter.size, 8, self.cache)
+        return evaluate(onnx_predict(segmenter, served(path, self.target)), loader, self.data.classes).miou
 
     def latency(self, path: Path, recipe: Recipe, left_float: Collection[str] = ()) -> Latency:
         """The float file and the int8 file at ``path`` in turns on the target; asked again where it was undecided."""

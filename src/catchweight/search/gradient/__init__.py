@@ -5,6 +5,6 @@ from __future__ import annotations
 from .controller import LambdaController
 from .cosearch import co_search, pretrain
 from .result import CoSearchResult
-from .settings import CoSearchSettings, PhaseSettings
+from .settings import CoSearchSettings, PhaseSettings, aimed
 
-__all__ = ["CoSearchResult", "CoSearchSettings", "LambdaController", "PhaseSettings", "co_search", "pretrain"]
+__all__ = ["CoSearchResult", "CoSearchSettings", "LambdaController", "PhaseSettings", "aimed", "co_search", "pretrain"]

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from ...budget import Cost
 from ...data.classes import ClassSet
 from ...data.loading import EvalLoader
 from ...errors import CatchweightError
 from ...files import read_json
+from ...front import Arch, Candidate, Front
 from ...nets.fasterseg import FasterSegConfig, config_name
 from ...spaces.fasterseg import (
     PAIRS,
@@ -60,6 +62,28 @@ class CoSearchResult:
             return cls(**{**value, "history": tuple(value["history"])})
         except (TypeError, KeyError) as error:
             raise CatchweightError(f"{path} is not the result of a co-search ({error}): delete it") from error
+
+    def front(self, size: tuple[int, int]) -> Front:
+        """Every student that was read off: latency by the table, and the supernet's score where it was validated.
+
+        Of one that was read off several times the last; the chosen one comes first.
+
+        Args:
+            size: input (H, W) in pixels that they are for.
+        """
+        rows = [row for record in self.history for row in record["student"]["candidates"].values()]
+        last = {row["name"]: row for row in rows}
+        ordered = sorted(last.values(), key=lambda row: (row["name"] != self.student, -(row["miou"] or 0.0)))
+        return Front(
+            tuple(
+                Candidate(
+                    Arch(network=row["name"], width=self.width, size=list(size)),
+                    Cost(latency_ms=row["ms"]),
+                    row["miou"],
+                )
+                for row in ordered
+            )
+        )
 
 
 def derived(space: FasterSegSpace, logits: ArchitectureLogits, role: str, ends: Ends) -> FasterSegConfig:

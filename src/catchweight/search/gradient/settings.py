@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -81,4 +81,18 @@ class CoSearchSettings(Config):
         return self
 
 
-__all__ = ["CoSearchSettings", "PhaseSettings"]
+def aimed(settings: CoSearchSettings, target_ms: float) -> CoSearchSettings:
+    """The same search for another device and size: latencies count in shares of the one that is aimed at.
+
+    The published window lies around its middle, and lambda times that middle stays what it was.
+    """
+    factor = target_ms / (sum(settings.window_ms) / 2)
+    changes: dict[str, Any] = {
+        "window_ms": tuple(factor * ms for ms in settings.window_ms),
+        "latency_weight": settings.latency_weight / factor,
+        "reference_ms": settings.reference_ms * factor,
+    }
+    return settings.model_copy(update=changes)
+
+
+__all__ = ["CoSearchSettings", "PhaseSettings", "aimed"]

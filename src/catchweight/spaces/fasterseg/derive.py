@@ -73,7 +73,7 @@ def likeliest_halvings(values: Mapping[str, Any], lattice: Lattice, end: int) ->
         product = 1.0
         for layer, stride in zip(halvings, STRIDES[1:], strict=False):
             node = Node(layer + 1, stride)
-            product *= float(values[node.origin][0]) if lattice.steered(node) else 1.0
+            product *= _numbers(values[node.origin])[0] if lattice.steered(node) else 1.0
         return product
 
     return max(candidates(lattice, end), key=probability)
@@ -117,7 +117,7 @@ def _needed(odds: list[list[float]], halvings: Halvings, skipped: list[int]) -> 
 
 
 def _numbers(vector: Any) -> list[float]:
-    return [float(p) for p in vector]
+    return [float(p) for p in (vector.detach() if isinstance(vector, Tensor) else vector)]
 
 
 def _without_skip(odds: list[float]) -> list[float]:

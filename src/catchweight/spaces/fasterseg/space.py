@@ -63,6 +63,8 @@ class FasterSegSpace(SegmentationSpace):
         UsageError: an impossible lattice or size, or a role's width that no cell can give.
     """
 
+    inherits = False
+
     def __init__(
         self, classes: int, sizes: Sequence[Size], *, layers: int = 16, base: int = 12,
         widths: Sequence[int] = (4, 6, 8, 10, 12), width: float = 1.0, roles: Mapping[str, int] = ROLES,

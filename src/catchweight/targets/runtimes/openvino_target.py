@@ -52,6 +52,12 @@ class OpenVinoSession:
     def run(self) -> None:
         self._request.infer(share_outputs=True)
 
+    def logits(self, images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The first output for these images (B, 3, H, W) float32, of the shape that the session was opened with."""
+        np.copyto(self._image.data, images)
+        self.run()
+        return self.outputs()
+
     def outputs(self) -> np.ndarray[Any, Any]:
         """The first output of the last run."""
         return np.array(self._request.get_output_tensor(0).data)
@@ -65,7 +71,8 @@ class OpenVinoCpu(FileTarget):
     """Exports through ``to_onnx``, read and compiled by OpenVINO, for latency.
 
     ``int8`` reads the file that ONNX Runtime's static quantisation wrote (good for latency only, see
-    :func:`.quantized.quantize_for_latency`); ``bf16`` is computed in bfloat16 on float32 weights and input.
+    :func:`.quantized.quantize_for_latency`; with real ranges it is :func:`catchweight.compress.quantize.quantize`'s);
+    ``bf16`` is computed in bfloat16 on float32 weights and input.
     """
 
     name = "openvino:cpu"

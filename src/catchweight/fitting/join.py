@@ -1,0 +1,58 @@
+"""Helping a ``fit`` that explores: workers started by hand, each in a process of its own, share its search."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import CatchweightError, UsageError
+from ..front import Front
+from ..run import Run
+from .job import Job, Say, prepare
+from .one_shot import OneShotRoute
+from .settings import FitSettings
+
+
+def job_of(run: Run, say: Say = print) -> Job:
+    """The job that a run folder was made for, from what was asked of it."""
+    asked = run.request
+    settings = FitSettings.model_validate(asked["settings"])
+    return prepare(
+        asked["data"], asked["budget"], target=asked["target"], run=run.folder, size=tuple(asked["size"]),
+        settings=settings, set_=(), minutes=asked["minutes"], threads=asked["threads"], weights=asked["weights"],
+        seed=settings.train.seed, say=say,
+    )  # fmt: skip
+
+
+def join(folder: Path | str, say: Say = print) -> Front:
+    """Score members of a run's supernet until its exploration is done; what all workers found.
+
+    Any number of processes may do so at once, beside ``fit`` or while it is stopped; each takes the next member, and
+    what a killed one had begun is taken up again. A machine of its own needs the run folder (shared, or a copy), the
+    device's latency table and, for several machines, ``search.storage``.
+
+    Args:
+        folder: of a one-shot ``fit``.
+
+    Raises:
+        UsageError: the run explores nothing, has not come to it, or is beyond it.
+        CatchweightError: not a run folder.
+    """
+    run = Run(Path(folder))
+    job = job_of(run, say)
+    if job.settings.search.strategy != "one-shot":
+        raise UsageError(f"{folder} does not explore a supernet: its strategy is {job.settings.search.strategy}")
+    if run.result("explore") is not None:
+        raise UsageError(f"{folder} has been explored: there is nothing to join")
+    planned = run.result("explore-plan")
+    if planned is None:
+        done = run.stages()
+        raise UsageError(
+            f"{folder} has not come to exploring (done: {', '.join(done) or 'nothing'}): join once fit says explore"
+        )
+    try:
+        return OneShotRoute(job).explored_with_others(planned["evaluations"])
+    except FileNotFoundError as error:
+        raise CatchweightError(f"{folder} lacks its supernet ({error}): join with the whole run folder") from error
+
+
+__all__ = ["job_of", "join"]

@@ -1,0 +1,177 @@
+"""The gradient route end to end on the formula device: two budgets, a teacher, killed and resumed, refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+import catchweight as cw
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError, UsageError
+from catchweight.fitting import FitSettings, describe_plan, gradient_route, prepare
+from catchweight.fitting.job import Job
+from catchweight.fitting.random_route import RandomRoute
+from catchweight.front import Front
+from catchweight.nets import load_network
+from catchweight.search.screen import Screening
+from catchweight.spaces.fasterseg import Part
+from catchweight.train.checkpoints import load_state
+from formula_target import formula
+
+pytestmark = pytest.mark.timeout(600)
+
+TINY = (
+    "search.strategy=gradient",
+    "search.gradient={layers: 5, base: 1, widths: [8, 12], pretrain_epochs: 1, search_epochs: 2, batch: 2}",
+    "search.finalists=1",
+    "train.epochs=2",
+    "train.batch=4",
+    "train.tensorboard=false",
+    "train.accelerator=cpu",
+)
+BUDGET = "latency<=10s"
+
+
+def made_up_ms(wanted: Sequence[Part]) -> list[float]:
+    """Milliseconds by multiply-adds."""
+    return [0.001 + 1e-7 * p.inp * p.out * p.height * p.width * (2 if "2x" in p.op else 1) for p in wanted]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _device():
+    """Files have the latency of a formula, and operators one by their multiply-adds."""
+    with formula() as patch:
+        patch.setattr(gradient_route, "MeasuredTimes", lambda target, file: made_up_ms)
+        yield
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("fit2") / "scenes", {"train": 8, "val": 2}, size=(64, 96))
+
+
+def tiny_fit(scenes: Path, run: Path, budget=BUDGET, extra=(), say=lambda _: None, **more):
+    return cw.fit(scenes, budget, run=run, set_=(*TINY, *extra), threads=1, weights="none", say=say, **more)
+
+
+def prepared(scenes: Path, run: Path, *extra: str) -> Job:
+    return prepare(
+        scenes, BUDGET, target="onnxruntime:cpu", run=run, size=None, settings=FitSettings(), set_=(*TINY, *extra),
+        minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    return tiny_fit(scenes, tmp_path_factory.mktemp("runs2") / "run")
+
+
+def test_the_student_is_trained_by_its_teacher_exported_and_measured(finished, scenes):
+    folder = finished.folder / "co-search" / "10000ms"
+    found = json.loads((folder / "result.json").read_text())
+    net, meta = load_network(finished.folder / "model.pt")
+    assert finished.best.arch["network"] == net.spec.name == found["student"]
+    assert load_network(folder / "teacher.pt")[0].spec.name == found["teacher"]
+    assert json.loads((finished.folder / "verification.json").read_text())["passed"] is True
+    about = load_state(finished.folder / "train" / "last.pt")["identity"]["objective"]
+    assert about["kind"] == "distillation"
+    assert about["teacher"]["network"] == found["teacher"]
+    mask = cw.Segmenter(finished.file)(next((scenes / "images" / "val").iterdir()))
+    assert mask.shape == (64, 96)
+
+
+def test_what_was_read_off_is_on_the_front(finished):
+    front = Front.read(finished.folder / "front.json")
+    assert finished.best in front.candidates
+    others = [c for c in front.candidates if "not trained alone" in c.note]
+    assert all(c.score is not None and c.cost.latency_ms for c in others)
+    read_off = json.loads((finished.folder / "co-search" / "10000ms" / "result.json").read_text())["history"]
+    names = {row["name"] for record in read_off for row in record["student"]["candidates"].values()}
+    assert {c.arch["network"] for c in front.candidates} == names
+
+
+def test_running_again_repeats_nothing(finished, scenes):
+    stages = {p: p.stat().st_mtime_ns for p in finished.folder.rglob("stages/*.json")}
+    assert tiny_fit(scenes, finished.folder).best == finished.best
+    assert {p: p.stat().st_mtime_ns for p in finished.folder.rglob("stages/*.json")} == stages
+
+
+class Killed(BaseException):
+    """What a kill looks like from inside."""
+
+
+def test_killed_in_every_stage_it_ends_with_the_same_network(finished, scenes, tmp_path):
+    words = ["pretrain:", "pretrain epoch", "co-search:", "teacher:", "screen:", "train:"]
+
+    def killing(line: str) -> None:
+        if words and line.startswith(words[0]):
+            words.pop(0)
+            raise Killed
+
+    while words:
+        with pytest.raises(Killed):
+            tiny_fit(scenes, tmp_path / "run", say=killing)
+    result = tiny_fit(scenes, tmp_path / "run")
+    assert result.best.arch == finished.best.arch
+    mine, theirs = (load_network(folder / "model.pt")[0].state_dict() for folder in (result.folder, finished.folder))
+    assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+
+
+def test_each_budget_has_a_search_of_its_own_and_time_is_shared(scenes, tmp_path):
+    result = tiny_fit(
+        scenes, tmp_path / "run", ["latency<=10s", "latency<=5s"], extra=["search.gradient.distill=0"], minutes=3
+    )
+    assert [p.name for p in sorted((tmp_path / "run" / "co-search").iterdir())] == ["10000ms", "5000ms"]
+    assert len(result.points) == 2
+    assert not list((tmp_path / "run").rglob("teacher.pt"))
+    windows = [
+        json.loads((tmp_path / "run" / "co-search" / name / "about.json").read_text())["window_ms"][1]
+        for name in ("10000ms", "5000ms")
+    ]
+    assert windows == pytest.approx([9600, 4800])
+
+
+def test_where_no_student_makes_the_budget_the_smallest_network_stands_in(finished, scenes, monkeypatch):
+    job = prepared(scenes, finished.folder)
+    monkeypatch.setattr(gradient_route.GradientRoute, "_students", lambda self, point, ranked: Screening((), ()))
+    route = gradient_route.GradientRoute(job)
+    (found,) = route.candidates(job.points[0]).allowed
+    assert found.arch["network"] == route.space.network_name(route.space.smallest())
+    assert found.cost.latency_ms
+
+
+def test_an_unreachable_budget_is_told_before_anything_is_trained(scenes, tmp_path):
+    with pytest.raises(CatchweightError, match="no network of the space makes the budget"):
+        tiny_fit(scenes, tmp_path / "run", "latency<=0.000001ms")
+    assert not (tmp_path / "run" / "pretrain").exists()
+
+
+def test_a_dry_run_tells_the_minutes_of_every_stage(scenes):
+    plan = describe_plan(prepared(scenes, Path("unused")))
+    assert set(plan["minutes"]) == {"profile", "pretrain", "search", "teacher", "training"}
+    assert not Path("unused").exists()
+
+
+@pytest.mark.parametrize(
+    ("budget", "extra", "message"),
+    [
+        ("params<=5M", (), "works towards a latency"),
+        (BUDGET, ("search.strategy=one-shot", "search.space=fasterseg"), "search.strategy=gradient"),
+        (BUDGET, ("search.gradient.layer=3",), "search.gradient.layers"),
+    ],
+)
+def test_what_cannot_be_searched_by_gradient_is_refused(scenes, tmp_path, budget, extra, message):
+    with pytest.raises(UsageError, match=message):
+        tiny_fit(scenes, tmp_path / "run", budget, extra)
+
+
+def test_random_members_of_the_published_space_race_from_random_weights(scenes, tmp_path):
+    job = prepared(scenes, tmp_path / "unused", "search.strategy=random", "search.space=fasterseg")
+    route = RandomRoute(job)
+    arch = route.space.smallest()
+    first, again = (route.network(arch).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], value) for name, value in again.items())

@@ -1,0 +1,82 @@
+"""``--time``: however little there is, a run ends with the best network so far, measured and within the budget."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import catchweight as cw
+from catchweight.data.scenes import make_scenes
+from catchweight.fitting.one_shot import LEAST_EPOCHS, LEAST_EVALUATIONS
+from catchweight.front import Front
+from formula_target import formula
+
+pytestmark = pytest.mark.timeout(900)
+
+COMMON = (
+    "search.scales=[1.0]",
+    "train.epochs=200",
+    "train.batch=4",
+    "train.tensorboard=false",
+    "train.accelerator=cpu",
+)
+ONE_SHOT = (
+    "search.backbone=test_efficientnet", "search.profiled=10", "search.supernet_epochs=200", "search.evaluations=2000",
+    "search.beside=[]",
+)  # fmt: skip
+WHOLE = ("search.strategy=whole", "search.networks=[timm/test_efficientnet+fpn]", "search.widths=[0.25, 0.125]")
+
+
+@pytest.fixture(autouse=True)
+def _device():
+    with formula():
+        yield
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("time") / "scenes", {"train": 8, "val": 2}, size=(64, 96))
+
+
+@pytest.mark.parametrize("route", [ONE_SHOT, WHOLE])
+def test_out_of_time_the_best_network_so_far_is_proven(scenes: Path, tmp_path: Path, route: tuple[str, ...]) -> None:
+    """One minute is what is set aside for the end: nothing is left for training beyond the least."""
+    result = cw.fit(
+        scenes, "latency<=10s", run=tmp_path / "run", set_=(*COMMON, *route), threads=1, weights="none", minutes=1,
+        say=lambda _: None,
+    )  # fmt: skip
+    assert result.best.epochs == 1
+    assert result.best.cost.latency_ms is not None
+    assert result.best.cost.latency_ms <= 10_000
+    assert json.loads((tmp_path / "run" / "verification.json").read_text())["passed"] is True
+    trained = [c for c in result.front.candidates if c.epochs]
+    assert result.best.score == max(c.score or 0.0 for c in trained)
+    if route is ONE_SHOT:
+        assert (
+            json.loads((tmp_path / "run" / "stages" / "supernet.json").read_text())["result"]["epochs"] == LEAST_EPOCHS
+        )
+        assert len(Front.read(tmp_path / "run" / "explored.json").candidates) <= LEAST_EVALUATIONS
+
+
+def test_training_that_turns_out_slower_than_planned_stops_at_its_share(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plan that promises a thousandth of the truth must not keep the run from ending in time."""
+    import time
+
+    from catchweight.fitting import race
+
+    monkeypatch.setattr(race, "epoch_seconds", lambda job, route, arch: 1e-3)
+    monkeypatch.setattr("catchweight.fitting.main.AFTERWARDS_S", 0.0)
+    begun = time.monotonic()
+    result = cw.fit(
+        scenes, "latency<=10s", run=tmp_path / "run", threads=1, weights="none", minutes=0.25, say=lambda _: None,
+        set_=(*COMMON, *WHOLE, "train.epochs=100000"),
+    )  # fmt: skip
+    plan = json.loads((tmp_path / "run" / "stages" / "plan.json").read_text())["result"]
+    assert plan["epochs"] > 1000
+    assert time.monotonic() - begun < 200
+    assert result.best.score is not None
+    assert result.file.exists()
