@@ -128,6 +128,10 @@ class Target(ABC):
     ) -> Cost:
         """Measured latency and counted size of a network at (H, W).
 
+        Where other work disturbed the measurement, the latency is brought to the machine's usual pace by what the
+        reference kernel took meanwhile: a search on a busy machine must not throw good networks away. What is
+        promised is measured by :meth:`measure`, uncorrected.
+
         Args:
             exported: the network's file, which spares a second export.
             memory: also measure peak memory, in a process of its own (:meth:`peak_memory`).
@@ -139,8 +143,9 @@ class Target(ABC):
 
     def _counted(self, session: Session, net: nn.Module, size: tuple[int, int], seconds: float, energy: bool) -> Cost:
         """What a prepared session and its network tell: all but file and memory."""
+        (measured,) = interleaved([session], seconds)
         return Cost(
-            latency_ms=interleaved([session], seconds)[0].median_ms,
+            latency_ms=measured.steady_ms if measured.disturbed else measured.median_ms,
             macs=count_macs(net, size),
             params=count_params(net),
             energy_j=self.energy(session, seconds).joules if energy else None,
