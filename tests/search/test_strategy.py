@@ -297,3 +297,17 @@ def test_half_a_line_at_the_end_of_a_journal_is_cut(tmp_path: Path):
     with storage.open("a") as file:
         file.write('{"op_code":4,"worker')
     assert RandomSearch().search(separable(storage=storage), 8) == whole
+
+
+def test_a_journal_opens_as_optunas_dashboard_opens_it(tmp_path):
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    path = tmp_path / "explore.journal"
+    front = strategy_named("evolution").search(separable(storage=path), 12)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))  # with a lock of Optuna's own
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    assert len(trials) == len(front.candidates) == 12
+    for trial in trials:
+        assert score(trial.params) in trial.values, "each choice is a parameter that the dashboard can plot"
