@@ -310,6 +310,27 @@ def test_plots_follow_the_theme(text: str) -> None:
     assert all(defined.count(name) >= 2 for name in used), "each has a light and a dark value"
 
 
+def test_text_stands_out_from_its_ground_in_both_themes(text: str) -> None:
+    """Contrast as the WCAG counts it; 4.5 is what it asks of small text."""
+    light, dark = re.findall(r":root \{(.*?)\}", text.replace(plotly_js(), ""), re.DOTALL)[:2]
+    for theme in (light, dark):
+        colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", theme))
+        for ink, ground in [
+            *((ink, ground) for ink in ("ink", "muted", "blue") for ground in ("card", "paper")),
+            *(("green", ground) for ground in ("card", "good-bg")), *(("red", ground) for ground in ("card", "bad-bg")),
+            ("muted", "open-bg"), ("ink", "code"),
+        ]:  # fmt: skip
+            high, low = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground, colors[ink], colors[ground])
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of ``#rrggbb``, 0..1."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def test_large_pictures_are_shrunk(text: str) -> None:
     source = _Page(text).all("img")[0]["src"]
     assert source is not None

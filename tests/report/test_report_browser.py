@@ -61,6 +61,25 @@ def test_the_report_is_silent_offline_and_no_wider_than_the_window(chrome, run, 
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
 
 
+def test_on_a_phone_the_verdicts_reason_has_the_whole_width(chrome, run):
+    opened(chrome, run.path("report.html"), 390)
+    assert chrome.value("document.querySelector('.limits small').getBoundingClientRect().width") > 300
+    opened(chrome, run.path("report.html"), 1280)
+    assert chrome.value("document.querySelector('.limits thead').getBoundingClientRect().height") > 10
+
+
+def test_the_budgets_line_has_the_colour_of_the_theme(chrome, run):
+    found = []
+    for scheme in ("light", "dark"):
+        opened(chrome, run.path("report.html"), 1280, scheme)
+        drawn = "document.getElementById('front-plot').layout"
+        red = chrome.value("getComputedStyle(document.documentElement).getPropertyValue('--red').trim()")
+        assert chrome.value(f"{drawn}.annotations[0].font.color") == red
+        assert chrome.value(f"{drawn}.shapes[0].line.color") == red
+        found.append(red)
+    assert len(set(found)) == 2
+
+
 def test_the_front_has_as_many_points_as_front_json(chrome, run):
     opened(chrome, run.path("report.html"), 1280)
     assert chrome.value(f"{OF_FRONT}.ids.length") == on_front(run) > 1

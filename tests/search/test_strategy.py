@@ -221,10 +221,26 @@ def test_a_candidate_without_a_usable_score_is_kept_and_no_parent():
 
 def test_rejections_are_told():
     lines: list[str] = []
-    RandomSearch().search(separable(), 20, lines.append)
+    front = RandomSearch().search(separable(), 20, lines.append)
     assert lines[0].startswith("candidate 1 of 20: score 0.")
+    assert f"best so far {max(c.score for c in front.candidates):.4f}" in lines[19]
     assert "20 candidates evaluated; rejected before any evaluation:" in lines[-1]
     assert " over the budget" in lines[-1]
+
+
+def test_the_time_left_is_told_at_the_pace_so_far(monkeypatch):
+    now = 0.0
+
+    def evaluate(arch):
+        nonlocal now
+        now += 90.0
+        return score(arch)
+
+    lines: list[str] = []
+    monkeypatch.setattr("catchweight.search.blackbox.base.time.monotonic", lambda: now)
+    RandomSearch().search(separable(evaluate=evaluate), 5, lines.append)
+    left = [line.partition("about ")[2] for line in lines[:5]]
+    assert left == ["6 min left", "4 min left", "3 min left", "2 min left", ""]
 
 
 def test_a_used_up_space_is_told():

@@ -131,9 +131,19 @@ def fit(
         save_yaml(job.run.path("fit.yaml"), job.settings)
         try:
             return _stages(job, route)
-        except (CatchweightError, KeyboardInterrupt) as error:
-            say(f"report: {write_run_report(job.run, stopped=str(error) or 'interrupted')}")
+        except BaseException as error:
+            _report_stop(job, error)
             raise
+
+
+def _report_stop(job: Job, error: BaseException) -> None:
+    """Write the report of a run that ends early. What is raised is what ended it, even where no report can be written,
+    as on a full disk."""
+    reason = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
+    try:
+        job.say(f"report: {write_run_report(job.run, stopped=reason)}")
+    except Exception as unwritten:
+        job.say(f"report: not written, {unwritten}")
 
 
 def route_of(job: Job) -> Route:
