@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
 import pytest
-from finished_run import candidates, make_run
+from finished_run import HTML, candidates, hostile_scenes, make_run
 from PIL import Image
 
 from catchweight.budget import Cost
@@ -148,6 +149,21 @@ def test_published_networks_that_raced_beside_members_are_baselines(run):
 
 def drawn_front(data) -> list:
     return interactive(data.front, data.budgets, data.baselines)["figures"]["latency"]["data"]
+
+
+def test_class_names_with_html_are_text_in_the_report_and_nothing_is_written_elsewhere(tmp_path):
+    folder = tmp_path / "süß & 雪, <b>spaced</b> 'quoted'"
+    hostile_scenes(folder)
+    made = make_run(folder)
+    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(made.folder)}
+    text = write_run_report(made).read_text(encoding="utf-8")
+    assert report_data(made).class_names[: len(HTML)] == HTML
+    for name in HTML:
+        assert html.escape(name, quote=False) in text.replace("&#39;", "'").replace("&#34;", '"')
+    assert "<img src=x" not in text
+    assert "<script>harmed" not in text
+    assert "<b>spaced" not in text
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(made.folder)} == before
 
 
 def test_several_budgets_share_a_page_and_have_their_own(run, tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from finished_run import make_run, on_front
+from finished_run import HTML, hostile_scenes, make_run, on_front
 from headless_chrome import Chrome, needs_chromium
 
 from catchweight.front import Front
@@ -122,6 +123,16 @@ def test_another_cost_can_be_chosen(chrome, run):
     chrome.value("[...document.querySelectorAll('#front-axes button')].find((b) => b.textContent === 'params').click()")
     chrome.until("document.getElementById('front-plot').layout.xaxis.title.text.startsWith('parameters')", 10)
     assert chrome.complaints == []
+
+
+def test_class_names_with_html_run_nothing_in_a_browser(chrome, tmp_path):
+    hostile_scenes(tmp_path)
+    page = write_run_report(make_run(tmp_path))
+    opened(chrome, page, 390)
+    assert chrome.complaints == [], "the page's policy would complain of what it had to stop"
+    assert chrome.value("typeof harmed") == "undefined"
+    assert chrome.value(f"document.body.innerText.includes({json.dumps(HTML[0])})")
+    assert chrome.value("document.querySelectorAll('img[src=x]').length") == 0
 
 
 def test_the_comparison_shows_every_run(chrome, run, tmp_path):
