@@ -162,9 +162,10 @@ def test_another_versions_settings_are_told_by_name_with_that_version(tmp_path):
     today = {**asked, "settings": {"search": {"strategy": "one-shot", "eta": 3, "beside": None}}}
     with pytest.raises(CatchweightError) as refusal:
         Run(tmp_path, today)
-    assert "a run of catchweight 0.0.7 that was asked for settings.search.beside=nothing, not None" in str(refusal.value)
-    assert f"or catchweight 0.0.7, for this is {__version__}" in str(refusal.value)
-    assert "eta" not in str(refusal.value)
+    told = str(refusal.value)
+    assert "a run of catchweight 0.0.7 that was asked for settings.search.beside=nothing, not None" in told
+    assert f"or catchweight 0.0.7, for this is {__version__}" in told
+    assert "eta" not in told
     assert Run(tmp_path, asked).request == asked, "the same settings are read whatever version wrote them"
 
 

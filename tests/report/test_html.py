@@ -107,7 +107,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
             Block(name="head", ms=0.3, share=0.3, efficiency=1.2),
         )),
         predictions=Predictions(points=tuple(Prediction(predicted_ms=k + 0.2, measured_ms=k) for k in range(1, 6))),
-        ablation=Ablation(rows=(Ablated(stage="all", score=0.52, latency_ms=7), Ablated(stage="no search", score=0.5))),
+        ablation=Ablation(rows=(Ablated(stage="all", score=0.52, latency_ms=7), Ablated(stage="no search", score=0.5),
+                                Ablated(stage="half as long", score=0.3, against=0.25))),
         file_bytes=4.2e6, history=tuple(history), miou=0.52,
         pixel_accuracy=0.9, boundary_f=0.4, per_class=dict(zip(CLASSES[:3], (0.9, 0.4, 0.26), strict=True)),
         absent=CLASSES[3:], class_names=CLASSES, class_colors=((1, 2, 3), (40, 50, 60), (70, 80, 90), (9, 9, 9)),
@@ -139,6 +140,7 @@ def test_a_full_run_shows_every_section(text: str) -> None:
     for words in (
         "on 5 networks kept out",
         "-0.0200",
+        "+0.0500",
         "a paper",
         "one file was damaged",
         "all images",

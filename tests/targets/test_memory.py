@@ -88,7 +88,7 @@ def test_sizes_are_checked_before_a_process_is_started(wide: Path) -> None:
     ("does", "told"),
     [("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\)"), ("time.sleep(60)", "more than 2 s")],
 )
-def test_a_process_that_is_killed_or_hangs_is_told(wide: Path, tmp_path: Path, monkeypatch, does: str, told: str) -> None:
+def test_a_process_that_is_killed_or_hangs_is_told(wide: Path, tmp_path: Path, monkeypatch, does, told) -> None:
     child = tmp_path / "child.py"
     child.write_text(f"import os, signal, time\n{does}\n")
     monkeypatch.setattr("catchweight.targets.clock.memory._CHILD", child)

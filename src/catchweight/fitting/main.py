@@ -25,6 +25,7 @@ from ..front import Candidate, Front
 from ..report.build import write_run_report
 from ..spaces.segmentation import Size
 from ..spaces.whole import label
+from .ablation import search_ablation
 from .chain import compressed, reconsider
 from .estimate import with_compression
 from .job import AFTERWARDS_S, Budgets, Job, Point, Say, prepare
@@ -179,6 +180,8 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
         save_yaml(run.path("fit.yaml"), job.settings)
     compress = job.settings.compress.steps != "none"
     final = compressed(job, route, point) if compress else race(job, route, point)
+    if not compress:
+        search_ablation(job, point, final)
     missed = point.budget.violations(final.cost)
     if missed:
         reconsider(point) if compress else run.forget("measure")

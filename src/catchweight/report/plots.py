@@ -124,9 +124,7 @@ def blocks(rows: Sequence[Block], most: int = 16) -> str:
         )
         for place, row in enumerate(shown):
             said = f"{row.ms:.2g} ms, {row.efficiency:.0%}"
-            axes.annotate(
-                said, (row.ms, place), (4, 0), textcoords="offset points", va="center", size=8.5, color=INK
-            )
+            axes.annotate(said, (row.ms, place), (4, 0), textcoords="offset points", va="center", size=8.5, color=INK)
         axes.set_yticks(places, [_short(row.name, 26) for row in shown])
         axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
         axes.set(xlim=(0, 1.4 * max(row.ms for row in shown) or 1.0), xlabel="ms")
