@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,9 +49,26 @@ def tiny_fit(scenes: Path, run: Path, budget: str = "latency<=10s", **wanted):
     return cw.fit(scenes, budget, run=run, set_=settings, threads=1, weights="none", say=lambda _: None, **wanted)
 
 
+SAID: list[str] = []
+"""What the finished run told on its way."""
+
+
 @pytest.fixture(scope="module")
 def finished(scenes, tmp_path_factory):
-    return tiny_fit(scenes, tmp_path_factory.mktemp("runs") / "run with space")
+    run = tmp_path_factory.mktemp("runs") / "run with space"
+    return cw.fit(scenes, "latency<=10s", run=run, set_=TINY, threads=1, weights="none", say=SAID.append)
+
+
+def test_the_terminal_is_told_the_stage_the_best_so_far_and_the_time_left(finished):
+    stages = ["data", "screen", "plan", "search", "train", "export", "measure"]
+    told = dict.fromkeys(line.partition(":")[0] for line in SAID)  # candidates that are screened have lines as well
+    assert [stage for stage in told if stage in stages] == stages
+    raced = [line for line in SAID if "best so far" in line]
+    scores = [float(re.search(r"has ([0-9.]+) val mIoU", line)[1]) for line in raced]
+    best = [float(re.search(r"best so far ([0-9.]+)", line)[1]) for line in raced]
+    assert len(scores) == 2
+    assert best == list(np.maximum.accumulate(scores))
+    assert re.search(r"about \d+ min$", next(line for line in SAID if line.startswith("plan:")))
 
 
 def test_fit_ends_with_a_measured_file_that_segments(finished, scenes):
@@ -135,6 +153,31 @@ def test_bad_requests_write_nothing(scenes, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         tiny_fit(scenes, tmp_path / "r", **changes)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("the driver has gone"), MemoryError()])
+def test_whatever_ends_it_the_report_is_written_and_the_error_stays(scenes, tmp_path, monkeypatch, error):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("catchweight.fitting.whole.screen", fail)
+    with pytest.raises(type(error)):
+        tiny_fit(scenes, tmp_path / "r")
+    assert (str(error) or "MemoryError") in (tmp_path / "r" / "report.html").read_text()
+    assert not (tmp_path / "r" / "run.lock").exists()
+
+
+def test_where_no_report_can_be_written_it_is_said_what_came_first(scenes, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise CatchweightError("the disk is full")
+
+    lines: list[str] = []
+    monkeypatch.setattr("catchweight.fitting.main.write_run_report", full)
+    with pytest.raises(CatchweightError, match="no network of the space makes the budget"):
+        cw.fit(
+            scenes, "latency<=0.000001ms", run=tmp_path / "r", set_=TINY, threads=1, weights="none", say=lines.append
+        )  # fmt: skip
+    assert lines[-1] == "report: not written, the disk is full"
 
 
 def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):

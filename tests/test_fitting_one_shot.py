@@ -22,6 +22,7 @@ from catchweight.fitting.estimate import bounded
 from catchweight.fitting.job import read_budgets
 from catchweight.front import Front
 from catchweight.nets import load_network
+from catchweight.run import Run
 
 pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again
 
@@ -85,6 +86,26 @@ def test_the_run_tells_what_it_searched_and_how_well_it_predicts(finished):
     merged = Front.read(folder / "front.json")
     assert all(point.best in merged.candidates for point in finished.points)
     assert (folder / "report.html").exists()
+
+
+def test_the_report_tells_what_the_search_and_the_training_gave(finished):
+    shown = 0
+    for point in finished.points:
+        path = point.folder / "ablation.json"
+        members = {c.arch: c for c in Front.read(finished.folder / "explored.json").candidates}
+        rows = {row["stage"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
+        assert bool(rows) == (point.best.arch in members)
+        if not rows:
+            continue
+        assert rows["all stages"]["score"] == point.best.score
+        assert rows["without training it alone"]["score"] == members[point.best.arch].score
+        raced = {c.arch: c for c in Front.from_json(Run(point.folder).result("search")).candidates}
+        for row in filter(None, [rows.get("without the search")]):
+            assert row["score"] == max(c.score for a, c in raced.items() if "network" in a and c.score is not None)
+            assert row["against"] == raced[point.best.arch].score
+        assert "Stages left out" in point.report.read_text()
+        shown += 1
+    assert shown, "a small member is the only one within the second budget"
 
 
 def test_running_again_repeats_nothing(finished, scenes):

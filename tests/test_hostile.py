@@ -1,8 +1,7 @@
 """Files that somebody made to do harm: nothing in them runs, nothing is written outside, and one clear message comes.
 
-Catchweight reads no archives (no tar, no zip beyond torch's own files), so there is none to leave its folder. More
-hostile checkpoints are in ``nets/test_network_file.py``, data sets in ``data/``, graphs in ``targets/test_graph.py``,
-and pages in ``report/``.
+More hostile checkpoints are in ``nets/test_network_file.py``, data sets in ``data/``, graphs in
+``targets/test_graph.py``, and pages in ``report/``; a run folder with spaces and Unicode also in ``faults/``.
 """
 
 from __future__ import annotations
@@ -11,8 +10,11 @@ import io
 import json
 import os
 import pickle
+import stat
 import struct
 import sys
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -102,6 +104,53 @@ def test_the_command_line_refuses_it_in_one_line(cli, mark, tmp_path, scenes):
     refused(message)
 
 
+# --- archives ----------------------------------------------------------------------------------------------------
+
+
+def archive(path: Path, kind: str) -> Path:
+    """A tar or zip file with entries above and outside the folder it is unpacked in, and a link that leads there."""
+    if kind == "tar":
+        with tarfile.open(path, "w") as file:
+            for name in ("../above", "/tmp/absolute", "data.pkl"):
+                file.addfile(tarfile.TarInfo(name), io.BytesIO())
+            link = tarfile.TarInfo("images")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+            file.addfile(link)
+        return path
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("../above", "/tmp/absolute", "archive/data.pkl", "archive/../../above"):
+            file.writestr(name, b"nothing")
+        link = zipfile.ZipInfo("archive/data/0")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        file.writestr(link, "/etc/passwd")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+@pytest.mark.parametrize("command", ["data", "fit", "eval", "bench", "predict"])
+def test_an_archive_is_not_unpacked(kind, command, cli, tmp_path, scenes, monkeypatch):
+    inside = tmp_path / "deep" / "inside"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    name = {"eval": "model.pt", "bench": "model.onnx", "predict": "model.onnx"}.get(command, "data.zip")
+    path = archive(inside / name, kind)
+    code, message = cli(*{
+        "data": ("data", "check", path),
+        "fit": ("fit", path, "--budget", "latency<=9s", "--run", inside / "run"),
+        "eval": ("eval", path, scenes),
+        "bench": ("bench", path),
+        "predict": ("predict", scenes / "images" / "val", "--model", path, "--out", inside / "out"),
+    }[command])  # fmt: skip
+    assert code in (1, 2)
+    assert name in message
+    assert message.count("\n") == 1
+    refused(message)
+    assert sorted(found.relative_to(tmp_path).as_posix() for found in tmp_path.rglob("*")) == [
+        "deep", "deep/inside", f"deep/inside/{name}",
+    ]  # fmt: skip
+    assert not Path("/tmp/absolute").exists()
+
+
 def external(folder: Path, location: str) -> Path:
     """An ONNX file whose weights are said to lie in another file."""
     folder.mkdir(exist_ok=True)
@@ -172,6 +221,19 @@ def test_an_image_bomb_in_a_data_set_is_named(folder, tmp_path):
     found = [problem for problem in report.problems if problem.level == "error"]
     assert [Path(problem.file).name for problem in found] == [target.name]
     assert "more than 80,000,000 pixels" in found[0].message
+
+
+def test_a_mask_of_a_million_classes_is_refused_briefly(tmp_path):
+    root = make_scenes(tmp_path / "s", {"train": 2, "val": 1}, size=(64, 96))
+    mask = sorted((root / "masks" / "train").iterdir())[0]
+    image = next((root / "images" / "train").glob(f"{mask.stem}.*"))
+    colours = np.arange(1 << 20, dtype=np.uint32) * 16
+    coloured = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
+    Image.fromarray(coloured.reshape(1024, 1024, 3)).save(mask)
+    Image.new("RGB", (1024, 1024)).save(image)
+    faults = [problem for problem in check_data(open_data(root)).problems if problem.level == "error"]
+    assert [Path(fault.file).name for fault in faults] == [mask.name]
+    refused(faults[0].message)
 
 
 def test_a_mask_of_very_many_classes_is_refused_briefly(tmp_path):

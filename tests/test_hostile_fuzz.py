@@ -1,6 +1,6 @@
 """Readers of what people write fed with anything: they answer or refuse with our own error, and never otherwise.
 
-``CATCHWEIGHT_FUZZ_MINUTES=10`` runs each test for its share of so many minutes instead of a few hundred examples.
+``CATCHWEIGHT_FUZZ_MINUTES=10`` runs each test for its share of so many minutes instead of 60 examples.
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ TESTS = 7
 LONGEST_MESSAGE = 20_000
 
 fuzz = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+    max_examples=2000 if MINUTES else 60,
+    derandomize=False,  # else the same examples over and over
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
 

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from catchweight import __version__
 from catchweight.errors import CatchweightError
 from catchweight.files import written_aside
 from catchweight.run import Run, find_runs, summarise
@@ -153,6 +154,19 @@ def test_a_run_of_the_first_version_is_read(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"format": 1, "created": 5.0, "request": request}))
     assert Run(tmp_path, request).created == 5.0
     assert summarise(tmp_path).budget == "latency<=1ms"
+
+
+def test_another_versions_settings_are_told_by_name_with_that_version(tmp_path):
+    asked = {"budget": "latency<=1ms", "settings": {"search": {"strategy": "one-shot", "eta": 3}}}
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "version": "0.0.7", "request": asked}))
+    today = {**asked, "settings": {"search": {"strategy": "one-shot", "eta": 3, "beside": None}}}
+    with pytest.raises(CatchweightError) as refusal:
+        Run(tmp_path, today)
+    told = str(refusal.value)
+    assert "a run of catchweight 0.0.7 that was asked for settings.search.beside=nothing, not None" in told
+    assert f"or catchweight 0.0.7, for this is {__version__}" in told
+    assert "eta" not in told
+    assert Run(tmp_path, asked).request == asked, "the same settings are read whatever version wrote them"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="users are a matter of POSIX")

@@ -35,6 +35,9 @@ FORMAT = 1
 FINAL_STAGE = "measure"
 """A run is finished once this stage has its result, of several budgets for each."""
 
+MOST_DIFFERENCES = 6
+"""Settings that the refusal of another request names."""
+
 VERSIONS = ("torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "optuna")
 """Packages that decide a run's figures."""
 
@@ -63,7 +66,7 @@ class Run:
             known = self._read()
         assert known is not None
         if request is not None:
-            _refuse_other_request(self.folder, known["request"], request)
+            _refuse_other_request(self.folder, known, request)
         self.request: dict[str, Any] = known["request"]
         self.created: float = float(known.get("created", 0.0))
 
@@ -341,10 +344,32 @@ def _living_holder(lock: Path) -> int | None:
 
 
 def _refuse_other_request(folder: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
-    differing = sorted(key for key in known.keys() | asked.keys() if known.get(key) != asked.get(key))
-    if differing:
-        key = differing[0]
-        raise CatchweightError(
-            f"{folder} holds a run that was asked for {key}={known.get(key)!r}, not {asked.get(key)!r} "
-            f"(differs in: {', '.join(differing)}); use another --run folder, or the same settings to go on"
-        )
+    """``known`` is what ``run.json`` holds, ``asked`` the request of today, which another version may put otherwise."""
+    before, now = _flat(known["request"]), _flat(asked)
+    differing = sorted(key for key in before.keys() | now.keys() if before.get(key, _UNSET) != now.get(key, _UNSET))
+    if not differing:
+        return
+    key, more = differing[0], len(differing) - MOST_DIFFERENCES
+    by = str(known.get("version", "an older version"))
+    other = "" if by == __version__ else f", or catchweight {by}, for this is {__version__}"
+    raise CatchweightError(
+        f"{folder} holds a run of catchweight {by} that was asked for {key}={before.get(key, _UNSET)!r}, not "
+        f"{now.get(key, _UNSET)!r} (differs in: {', '.join(differing[:MOST_DIFFERENCES])}"
+        f"{f' and {more} more' if more > 0 else ''}); use another --run folder, or the same settings to go on{other}"
+    )
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "nothing"
+
+
+_UNSET = _Unset()
+
+
+def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by their whole names: ``{"a": {"b": 1}}`` is ``{"a.b": 1}``."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        found |= _flat(value, f"{above}{name}.") if isinstance(value, dict) else {f"{above}{name}": value}
+    return found

@@ -6,10 +6,12 @@ import re
 import shutil
 from pathlib import Path
 
+import optuna
 import pytest
 import typer
 import yaml
 from markdown.extensions.toc import slugify
+from optuna.study import StudyDirection
 from pages import DOCS, OTHERS, PAGES, blocks, run_page
 from PIL import Image
 
@@ -124,12 +126,46 @@ def pip_understands(words: list[str]) -> None:
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE), f"there is no extra {extra}"
 
 
+def tensorboard_understands(words: list[str]) -> None:
+    assert words == ["--logdir", "runs/street"], "which is what is opened below"
+
+
+def dashboard_understands(words: list[str]) -> None:
+    assert words in (["sqlite:///runs/street/study.db"], ["runs/street/explore.journal"]), "which are opened below"
+
+
 UNDERSTOOD = {
     "catchweight": catchweight_understands,
     "make": make_understands,
     "python": python_understands,
     "pip": pip_understands,
+    "tensorboard": tensorboard_understands,
+    "optuna-dashboard": dashboard_understands,
 }
+
+
+def test_tensorboard_shows_every_training_of_a_run(place):
+    from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+    shown = EventMultiplexer().AddRunsFromDirectory("runs/street").Reload()
+    trainings = {path.parent for path in Path("runs/street").rglob("metrics.csv")}
+    assert len(trainings) > 1
+    assert set(shown.Runs()) == {(path / "tensorboard").relative_to("runs/street").as_posix() for path in trainings}
+    for training in trainings:
+        rows = training.joinpath("metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
+        name = (training / "tensorboard").relative_to("runs/street").as_posix()
+        assert [event.step for event in shown.Scalars(name, "train_loss")] == list(range(1, len(rows) + 1))
+
+
+def test_the_race_opens_as_optunas_dashboard_opens_it(place):
+    storage = optuna.storages.RDBStorage(
+        "sqlite:///runs/street/study.db", skip_compatibility_check=True, skip_table_creation=True
+    )
+    (study,) = optuna.get_all_study_summaries(storage)
+    assert (study.study_name, study.direction, study.n_trials) == ("search", StudyDirection.MAXIMIZE, 1)
+    (trial,) = optuna.load_study(study_name="search", storage=storage).trials
+    assert trial.value == pytest.approx(next(iter(trial.intermediate_values.values())))
+    storage.engine.dispose()
 
 
 def test_every_page_is_in_the_navigation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -60,18 +61,20 @@ class Fit:
         run: run folder.
         settings: of ``--set``.
         cache: folder for what is shared between runs (latency tables).
+        budget: upper limits.
     """
 
     scenes: Path
     run: Path
     settings: tuple[str, ...]
     cache: Path
+    budget: str = BUDGET
     mark: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def command(self) -> list[str]:
         code = "from catchweight.cli import entry; entry()"
         chosen = [word for setting in self.settings for word in ("--set", setting)]
-        wanted = ["--budget", BUDGET, "--run", str(self.run), "--threads", "1", "--weights", "none", *chosen]
+        wanted = ["--budget", self.budget, "--run", str(self.run), "--threads", "1", "--weights", "none", *chosen]
         return [sys.executable, "-u", "-c", code, "fit", str(self.scenes), *wanted]
 
     def environment(self) -> Mapping[str, str]:
@@ -148,6 +151,20 @@ class Started:
         return Ended(code, "".join(self._out), "".join(self._err))
 
 
+def kill_a_helper(started: Started, script: str) -> None:
+    """SIGKILL, as the system sends it when memory is short, to the first process of a command that runs ``script``."""
+    parent, end = psutil.Process(started.process.pid), time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        for child in parent.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if any(word.endswith(script) for word in child.cmdline()):
+                    child.kill()
+                    return
+        time.sleep(0.02)
+    started.process.kill()
+    raise TimeoutError(f"{script} was never begun")
+
+
 def _stage_of(line: str) -> str:
     """``  0:05 search: ...`` is of ``search``."""
     return line.partition(":")[2].lstrip("0123456789 ").partition(":")[0].strip()
@@ -170,8 +187,8 @@ def outcome(run: Path) -> dict[str, Any]:
 
 
 def _timeless(candidate: dict[str, Any]) -> dict[str, Any]:
-    """A candidate without what was timed: latency, and whether that put it on the front."""
-    cost = {name: value for name, value in candidate["cost"].items() if name != "latency_ms"}
+    """A candidate without what was measured: latency, whether that put it on the front, and memory."""
+    cost = {name: value for name, value in candidate["cost"].items() if name not in ("latency_ms", "memory_bytes")}
     return {"arch": candidate["arch"], "score": candidate["score"], "epochs": candidate["epochs"], "cost": cost}
 
 

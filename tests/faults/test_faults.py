@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import pytest
-from disturbed import ROUTES, Fit, disturb, outcome
+from disturbed import ROUTES, Fit, disturb, kill_a_helper, outcome
 
 from catchweight.data.scenes import make_scenes
 
@@ -145,26 +145,73 @@ def test_ctrl_c_twice_leaves_nothing_behind(make, undisturbed, tmp_path, stage):
 def test_a_full_disk_is_one_message_and_room_makes_it_go_on(make, undisturbed, tmp_path, megabytes):
     """The run folder on a small disk (tmpfs in a mount space of its own), which then grows."""
     fit = make(tmp_path / "disk" / "run")
-    fit.run.parent.mkdir()
     copy = tmp_path / "copy"
-    script = (
-        'set -u; disk=$1; copy=$2; size=$3; shift 3; mount -t tmpfs -o size=${size}m tmpfs "$disk" || exit 77\n'
-        '"$@"; echo "code $?" >&2; mount -o remount,size=400m "$disk"; "$@" || exit $?; cp -r "$disk/run" "$copy"'
-    )
-    unshared = ["unshare", "-m", "bash", "-c", script, "sh", str(fit.run.parent), str(copy), str(megabytes)]
+    done = on_its_own_disk(fit, f"{megabytes}m", copy, '"$@"; echo "code $?" >&2; mount -o remount,size=400m "$disk"')
+    assert "code 1" in done.stderr, "the first try must meet the full disk"
+    assert "free some space" in done.stderr or "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert outcome(copy) == undisturbed("whole")
+    assert not [path for path in copy.rglob("*") if path.name.endswith(".part")]
+
+
+def on_its_own_disk(fit: Fit, size: str, copy: Path, before: str) -> subprocess.CompletedProcess[str]:
+    """The command with its run folder on a disk (tmpfs) in a mount space of its own.
+
+    Args:
+        before: lines of shell that come first; ``"$@"`` is the command, ``$disk`` the disk.
+        copy: where the run folder goes afterwards, when the command has ended well.
+    """
     if shutil.which("unshare") is None:
         pytest.skip("no unshare here: apt-get install util-linux")
+    fit.run.parent.mkdir()
+    script = (
+        'set -u; disk=$1; copy=$2; size=$3; shift 3; mount -t tmpfs -o size=$size tmpfs "$disk" || exit 77\n'
+        f'{before}\n"$@" || exit $?; cp -r "$disk/run" "$copy"'
+    )
+    unshared = ["unshare", "-m", "bash", "-c", script, "sh", str(fit.run.parent), str(copy), size]
     done = subprocess.run(
         [*unshared, *fit.command()], env=fit.environment(), capture_output=True, text=True, check=False
     )
     if done.returncode == 77 or "unshare failed" in done.stderr:
         pytest.skip(f"no disk of its own may be mounted here: {done.stderr.strip()[:80]}")
     assert done.returncode == 0, done.stderr
-    assert "code 1" in done.stderr, "the first try must meet the full disk"
-    assert "free some space" in done.stderr or "No space left" in done.stderr
-    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_read_only_run_folder_is_one_message_and_loses_nothing(make, undisturbed, tmp_path):
+    """On a disk that is read-only before the run begins, and again when it is half done."""
+    half = make(tmp_path / "half")
+    assert disturb(half, "train", 0.3, KILL).code == -9
+    copy = tmp_path / "copy"
+    done = on_its_own_disk(
+        make(tmp_path / "disk" / "run"), "400m", copy,
+        'mount -o remount,ro "$disk"; "$@"; echo "code $?" >&2; mount -o remount,rw "$disk"\n'
+        f'cp -r "{half.run}" "$disk/run"; mount -o remount,ro "$disk"; "$@"; echo "code $?" >&2\n'
+        'mount -o remount,rw "$disk"',
+    )  # fmt: skip
+    said = done.stderr.splitlines()
+    assert said.count("code 1") == 2, done.stderr
+    assert [line for line in said if line.startswith("catchweight: ")] == said[0:3:2], "one line each time"
+    assert all("Read-only file system" in line for line in said[0:3:2])
     assert outcome(copy) == undisturbed("whole")
-    assert not [path for path in copy.rglob("*") if path.name.endswith(".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is only measured on Linux")
+def test_a_helper_killed_for_memory_is_told_and_the_same_command_goes_on(make, undisturbed, tmp_path):
+    fit = make(tmp_path / "run")
+    fit.budget += ", memory<=64GB"
+    started = fit.start()
+    kill_a_helper(started, "memory_child.py")
+    ended = started.ended()
+    assert ended.code == 1, ended.err
+    assert "was killed (SIGKILL)" in ended.err
+    assert "Traceback" not in ended.err
+    assert fit.strays() == []
+    finished_the_same(fit, undisturbed("whole"))
 
 
 @pytest.mark.slow

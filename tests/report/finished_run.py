@@ -46,6 +46,18 @@ def make_run(folder: Path, name: str = "run", budget: str = "latency<=8ms") -> R
     return run
 
 
+HTML = ("<img src=x onerror='harmed=1'>", "</script><script>harmed=1</script>", "{{ 7*7 }}", '" onload="harmed=1')
+
+
+def hostile_scenes(folder: Path) -> Path:
+    """Scenes whose first classes have names of :data:`HTML`, where :func:`make_run` looks for them."""
+    scenes = make_scenes(folder / "scenes", {"train": 4, "val": 7}, size=SIZE)
+    known = json.loads((scenes / "classes.json").read_text(encoding="utf-8"))
+    known["classes"][: len(HTML)] = HTML
+    write_json(scenes / "classes.json", known)
+    return scenes
+
+
 def candidates(count: int = 6) -> tuple[Candidate, ...]:
     """Networks of growing cost; the last two are too slow to be trained."""
     return tuple(

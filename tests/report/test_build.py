@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 
 import pytest
-from finished_run import candidates, make_run
+from finished_run import HTML, candidates, hostile_scenes, make_run
 from PIL import Image
 
+from catchweight.budget import Cost
 from catchweight.errors import CatchweightError
 from catchweight.files import write_json
-from catchweight.front import Front
+from catchweight.front import Arch, Candidate, Front
 from catchweight.report.build import report_data, write_run_report
 from catchweight.report.compare import run_names, write_comparison
 from catchweight.report.examples import ensure_examples
 from catchweight.report.history import front_so_far, search_history
+from catchweight.report.html import interactive
 from catchweight.run import Run
 
 
@@ -130,6 +133,37 @@ def test_a_damaged_file_costs_its_section_not_the_report(run, file, text):
 def test_baselines_stand_beside_the_front(run):
     write_json(run.path("baselines.json"), {"a paper": Front(candidates(2)).to_json()})
     assert [len(found) for found in report_data(run).baselines.values()] == [2]
+
+
+def test_published_networks_that_raced_beside_members_are_baselines(run):
+    member = Candidate(Arch(width=24, size=[64, 96]), Cost(latency_ms=3.0), 0.5, "chosen", 4)
+    published = Candidate(Arch(network="timm/plain+fpn", size=[64, 96], width=1.0), Cost(latency_ms=4.0), 0.45, "", 2)
+    write_json(run.path("front.json"), Front((member, published)).to_json())
+    data = report_data(run)
+    assert data.baselines == {"published network": (published,)}
+    trace = next(t for t in drawn_front(data) if t["name"] == "published network")
+    assert (trace["x"], trace["y"]) == ([4.0], [0.45])
+    write_json(run.path("front.json"), Front((published,)).to_json())
+    assert report_data(run).baselines == {}, "where all are published there is nothing to tell apart"
+
+
+def drawn_front(data) -> list:
+    return interactive(data.front, data.budgets, data.baselines)["figures"]["latency"]["data"]
+
+
+def test_class_names_with_html_are_text_in_the_report_and_nothing_is_written_elsewhere(tmp_path):
+    folder = tmp_path / "süß & 雪, <b>spaced</b> 'quoted'"
+    hostile_scenes(folder)
+    made = make_run(folder)
+    before = {path for path in tmp_path.rglob("*") if not path.is_relative_to(made.folder)}
+    text = write_run_report(made).read_text(encoding="utf-8")
+    assert report_data(made).class_names[: len(HTML)] == HTML
+    for name in HTML:
+        assert html.escape(name, quote=False) in text.replace("&#39;", "'").replace("&#34;", '"')
+    assert "<img src=x" not in text
+    assert "<script>harmed" not in text
+    assert "<b>spaced" not in text
+    assert {path for path in tmp_path.rglob("*") if not path.is_relative_to(made.folder)} == before
 
 
 def test_several_budgets_share_a_page_and_have_their_own(run, tmp_path):

@@ -107,7 +107,8 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
             Block(name="head", ms=0.3, share=0.3, efficiency=1.2),
         )),
         predictions=Predictions(points=tuple(Prediction(predicted_ms=k + 0.2, measured_ms=k) for k in range(1, 6))),
-        ablation=Ablation(rows=(Ablated(stage="all", score=0.52, latency_ms=7), Ablated(stage="no search", score=0.5))),
+        ablation=Ablation(rows=(Ablated(stage="all", score=0.52, latency_ms=7), Ablated(stage="no search", score=0.5),
+                                Ablated(stage="half as long", score=0.3, against=0.25))),
         file_bytes=4.2e6, history=tuple(history), miou=0.52,
         pixel_accuracy=0.9, boundary_f=0.4, per_class=dict(zip(CLASSES[:3], (0.9, 0.4, 0.26), strict=True)),
         absent=CLASSES[3:], class_names=CLASSES, class_colors=((1, 2, 3), (40, 50, 60), (70, 80, 90), (9, 9, 9)),
@@ -139,6 +140,7 @@ def test_a_full_run_shows_every_section(text: str) -> None:
     for words in (
         "on 5 networks kept out",
         "-0.0200",
+        "+0.0500",
         "a paper",
         "one file was damaged",
         "all images",
@@ -308,6 +310,27 @@ def test_plots_follow_the_theme(text: str) -> None:
     defined = re.findall(r"(--[a-z-]+):", text)
     assert {"--ink", "--blue", "--grid"} <= used
     assert all(defined.count(name) >= 2 for name in used), "each has a light and a dark value"
+
+
+def test_text_stands_out_from_its_ground_in_both_themes(text: str) -> None:
+    """Contrast as the WCAG counts it; 4.5 is what it asks of small text."""
+    light, dark = re.findall(r":root \{(.*?)\}", text.replace(plotly_js(), ""), re.DOTALL)[:2]
+    for theme in (light, dark):
+        colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", theme))
+        for ink, ground in [
+            *((ink, ground) for ink in ("ink", "muted", "blue") for ground in ("card", "paper")),
+            *(("green", ground) for ground in ("card", "good-bg")), *(("red", ground) for ground in ("card", "bad-bg")),
+            ("muted", "open-bg"), ("ink", "code"),
+        ]:  # fmt: skip
+            high, low = sorted((luminance(colors[ink]), luminance(colors[ground])), reverse=True)
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground, colors[ink], colors[ground])
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of ``#rrggbb``, 0..1."""
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
 def test_large_pictures_are_shrunk(text: str) -> None:

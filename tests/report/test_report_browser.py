@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from finished_run import make_run, on_front
+from finished_run import HTML, hostile_scenes, make_run, on_front
 from headless_chrome import Chrome, needs_chromium
 
 from catchweight.front import Front
@@ -61,6 +62,25 @@ def test_the_report_is_silent_offline_and_no_wider_than_the_window(chrome, run, 
     assert (sum(map(int, background[4:-1].split(","))) < 200) == (scheme == "dark")
 
 
+def test_on_a_phone_the_verdicts_reason_has_the_whole_width(chrome, run):
+    opened(chrome, run.path("report.html"), 390)
+    assert chrome.value("document.querySelector('.limits small').getBoundingClientRect().width") > 300
+    opened(chrome, run.path("report.html"), 1280)
+    assert chrome.value("document.querySelector('.limits thead').getBoundingClientRect().height") > 10
+
+
+def test_the_budgets_line_has_the_colour_of_the_theme(chrome, run):
+    found = []
+    for scheme in ("light", "dark"):
+        opened(chrome, run.path("report.html"), 1280, scheme)
+        drawn = "document.getElementById('front-plot').layout"
+        red = chrome.value("getComputedStyle(document.documentElement).getPropertyValue('--red').trim()")
+        assert chrome.value(f"{drawn}.annotations[0].font.color") == red
+        assert chrome.value(f"{drawn}.shapes[0].line.color") == red
+        found.append(red)
+    assert len(set(found)) == 2
+
+
 def test_the_front_has_as_many_points_as_front_json(chrome, run):
     opened(chrome, run.path("report.html"), 1280)
     assert chrome.value(f"{OF_FRONT}.ids.length") == on_front(run) > 1
@@ -103,6 +123,16 @@ def test_another_cost_can_be_chosen(chrome, run):
     chrome.value("[...document.querySelectorAll('#front-axes button')].find((b) => b.textContent === 'params').click()")
     chrome.until("document.getElementById('front-plot').layout.xaxis.title.text.startsWith('parameters')", 10)
     assert chrome.complaints == []
+
+
+def test_class_names_with_html_run_nothing_in_a_browser(chrome, tmp_path):
+    hostile_scenes(tmp_path)
+    page = write_run_report(make_run(tmp_path))
+    opened(chrome, page, 390)
+    assert chrome.complaints == [], "the page's policy would complain of what it had to stop"
+    assert chrome.value("typeof harmed") == "undefined"
+    assert chrome.value(f"document.body.innerText.includes({json.dumps(HTML[0])})")
+    assert chrome.value("document.querySelectorAll('img[src=x]').length") == 0
 
 
 def test_the_comparison_shows_every_run(chrome, run, tmp_path):

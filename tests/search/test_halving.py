@@ -73,4 +73,4 @@ def test_a_killed_search_goes_on_without_repeating_finished_work(tmp_path):
     assert front == again
     assert [c.epochs for c in front.candidates] == [1] * 6 + [3] * 3
     assert front.best().arch["index"] == 8
-    assert front.candidates[0].note == "stopped after 1 epochs"
+    assert front.candidates[0].note == "stopped after 1 epoch"

@@ -221,10 +221,26 @@ def test_a_candidate_without_a_usable_score_is_kept_and_no_parent():
 
 def test_rejections_are_told():
     lines: list[str] = []
-    RandomSearch().search(separable(), 20, lines.append)
+    front = RandomSearch().search(separable(), 20, lines.append)
     assert lines[0].startswith("candidate 1 of 20: score 0.")
+    assert f"best so far {max(c.score for c in front.candidates):.4f}" in lines[19]
     assert "20 candidates evaluated; rejected before any evaluation:" in lines[-1]
     assert " over the budget" in lines[-1]
+
+
+def test_the_time_left_is_told_at_the_pace_so_far(monkeypatch):
+    now = 0.0
+
+    def evaluate(arch):
+        nonlocal now
+        now += 90.0
+        return score(arch)
+
+    lines: list[str] = []
+    monkeypatch.setattr("catchweight.search.blackbox.base.time.monotonic", lambda: now)
+    RandomSearch().search(separable(evaluate=evaluate), 5, lines.append)
+    left = [line.partition("about ")[2] for line in lines[:5]]
+    assert left == ["6 min left", "4 min left", "3 min left", "2 min left", ""]
 
 
 def test_a_used_up_space_is_told():
@@ -297,3 +313,17 @@ def test_half_a_line_at_the_end_of_a_journal_is_cut(tmp_path: Path):
     with storage.open("a") as file:
         file.write('{"op_code":4,"worker')
     assert RandomSearch().search(separable(storage=storage), 8) == whole
+
+
+def test_a_journal_opens_as_optunas_dashboard_opens_it(tmp_path):
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    path = tmp_path / "explore.journal"
+    front = strategy_named("evolution").search(separable(storage=path), 12)
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(path)))  # with a lock of Optuna's own
+    (name,) = optuna.get_all_study_names(storage)
+    trials = optuna.load_study(study_name=name, storage=storage).trials
+    assert len(trials) == len(front.candidates) == 12
+    for trial in trials:
+        assert score(trial.params) in trial.values, "each choice is a parameter that the dashboard can plot"

@@ -84,6 +84,19 @@ def test_sizes_are_checked_before_a_process_is_started(wide: Path) -> None:
         file_memory(wide, (64, 64))
 
 
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", r"was killed \(SIGKILL\)"), ("time.sleep(60)", "more than 2 s")],
+)
+def test_a_process_that_is_killed_or_hangs_is_told(wide: Path, tmp_path: Path, monkeypatch, does, told) -> None:
+    child = tmp_path / "child.py"
+    child.write_text(f"import os, signal, time\n{does}\n")
+    monkeypatch.setattr("catchweight.targets.clock.memory._CHILD", child)
+    monkeypatch.setattr("catchweight.targets.clock.memory._LIMIT", 2)
+    with pytest.raises(CatchweightError, match=rf"wide\.onnx cannot be measured: .*{told}"):
+        file_memory(wide, SIZE)
+
+
 def test_what_cannot_be_traced_or_run_says_so(tmp_path: Path) -> None:
     class Moody(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -195,7 +195,7 @@ def test_csv_leaves_what_was_not_measured_empty() -> None:
 def test_an_epoch_in_one_line() -> None:
     row = {"epoch": 3, "lr": 1e-3, "train_loss": 0.5, "val_miou": None, "seconds": 61.2}
     line = describe(row | {"data_wait_share": 0.031, "images_per_s": 12.3}, 30, 0.4)
-    assert line == "epoch 3/30  loss 0.5000  lr 1.00e-03  12.3 images/s  data wait 3.1%  61 s"
+    assert line == "epoch 3/30  loss 0.5000  lr 1.00e-03  12.3 images/s  data wait 3.1%  61 s  about 28 min left"
 
 
 def test_step_seeds_differ_between_steps_processes_and_seeds() -> None:

@@ -1,4 +1,4 @@
-"""The compression with parts of it left out: ``ablation.json``, which the report shows."""
+"""The search and the compression with parts of them left out: ``ablation.json``, which the report shows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from ..files import copy_file, write_json
+from ..front import Candidate, Front
 from ..nets import load_network
-from ..spaces.whole import size_of
+from ..search.halving import counted
+from ..spaces.whole import label, size_of
 from ..train import train
 from .job import COMPRESSED, Job, Point
 from .race import exported, measured
@@ -58,6 +60,35 @@ def ablation(
     return {"rows": len(rows)}
 
 
+def search_ablation(job: Job, point: Point, final: Candidate) -> None:
+    """Write ``ablation.json`` of a search without compression, from scores that it found on its way.
+
+    A network taken as published is compared with the winner where both had been trained equally long; the supernet's
+    weights with what the winner became. Where there is neither, as in a race of published networks, nothing is written.
+    """
+    raced = Front.from_json(point.run.result("search") or {}).candidates
+    winner = next((c for c in raced if c.arch == final.arch), None)
+    explored = job.run.path("explored.json")
+    if winner is None or not explored.exists():
+        return
+    rows = [_searched("all stages", final, "as delivered")]
+    peers = [c for c in raced if "network" in c.arch and c.score is not None and c.epochs == winner.epochs]
+    if peers and "network" not in winner.arch:
+        best = max(peers, key=lambda c: c.score or 0.0)
+        told = f"{label(best.arch)} against the winner, both after {counted(best.epochs)} of the race"
+        rows.append({**_searched("without the search", best, told), "against": winner.score})
+    shared = next((c for c in Front.read(explored).candidates if c.arch == final.arch), None)
+    if shared is not None:
+        told = "the winner with the weights that it shared in the supernet"
+        rows.append(_searched("without training it alone", replace(shared, cost=final.cost), told))
+    if len(rows) > 1:
+        write_json(point.run.path("ablation.json"), {"rows": rows})
+
+
+def _searched(stage: str, candidate: Candidate, note: str) -> dict[str, Any]:
+    return {"stage": stage, "score": candidate.score, "latency_ms": candidate.cost.latency_ms, "note": note}
+
+
 def without_distillation(job: Job, point: Point, pruned: Made | None, ended: Made | None) -> Made | None:
     """The chain with its fine-tuning on the labels alone, if that is asked for and there was one to be distilled."""
     settings = job.settings.compress
@@ -91,4 +122,4 @@ def _undistilled(job: Job, point: Point, pruned: Made, ended: Made) -> dict[str,
     return (quantised(job, point, made, f"{UNDISTILLED}-int8") if in_int8 else made).to_json()
 
 
-__all__ = ["ablation", "without_distillation"]
+__all__ = ["ablation", "search_ablation", "without_distillation"]

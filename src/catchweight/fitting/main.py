@@ -25,6 +25,7 @@ from ..front import Candidate, Front
 from ..report.build import write_run_report
 from ..spaces.segmentation import Size
 from ..spaces.whole import label
+from .ablation import search_ablation
 from .chain import compressed, reconsider
 from .estimate import bounded, with_compression
 from .gradient_route import GradientRoute
@@ -134,9 +135,19 @@ def fit(
         save_yaml(job.run.path("fit.yaml"), job.settings)
         try:
             return _stages(job, route)
-        except (CatchweightError, KeyboardInterrupt) as error:
-            say(f"report: {write_run_report(job.run, stopped=str(error) or 'interrupted')}")
+        except BaseException as error:
+            _report_stop(job, error)
             raise
+
+
+def _report_stop(job: Job, error: BaseException) -> None:
+    """Write the report of a run that ends early. What is raised is what ended it, even where no report can be written,
+    as on a full disk."""
+    reason = str(error) or ("interrupted" if isinstance(error, KeyboardInterrupt) else type(error).__name__)
+    try:
+        job.say(f"report: {write_run_report(job.run, stopped=reason)}")
+    except Exception as unwritten:
+        job.say(f"report: not written, {unwritten}")
 
 
 def route_of(job: Job) -> Route:
@@ -172,6 +183,8 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
         save_yaml(run.path("fit.yaml"), job.settings)
     compress = job.settings.compress.steps != "none"
     final = compressed(job, route, point) if compress else race(job, route, point)
+    if not compress:
+        search_ablation(job, point, final)
     missed = point.budget.violations(final.cost)
     if missed:
         reconsider(point) if compress else run.forget("measure")

@@ -18,6 +18,7 @@ from ..errors import CatchweightError
 from ..files import sqlite_url, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network
+from ..report.watch import remaining
 from ..search import fitting_plan, successive_halving
 from ..search.screen import Screening
 from ..spaces.whole import label, size_of
@@ -127,11 +128,21 @@ def _share(job: Job, point: Point) -> float | None:
 
 def _search(job: Job, route: Route, point: Point, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
     planned = screening.allowed[: plan["candidates"]]
+    best = 0.0
 
     def evaluate(candidate: Candidate, epochs: int) -> float:
-        point.say(f"search: {label(candidate.arch)} to epoch {epochs}")
+        nonlocal best
+        name = label(candidate.arch)
+        point.say(f"search: {name} to epoch {epochs}")
         folder = _race_folder(job, candidate.arch, plan["epochs"])
-        return _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+        score = _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+        best = max(best, score)
+        left = remaining(point.run)
+        point.say(
+            f"search: {name} has {score:.3f} val mIoU, best so far {best:.3f}"
+            f"{f', about {left / 60:.0f} min of training left' if left else ''}"
+        )
+        return score
 
     front = successive_halving(
         planned,

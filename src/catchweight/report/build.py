@@ -39,6 +39,9 @@ RACE = ("data", "screen", "plan", "search", "train", "export", FINAL_STAGE)
 COMPRESSION = ("data", "direct", "relaxed", "choose", "export", FINAL_STAGE)
 """The same with compression, whose two races have stages of their own; which steps follow them shows on the way."""
 
+BESIDE = "published network"
+"""Name on the front of what raced beside the members of a search space."""
+
 T = TypeVar("T")
 
 
@@ -79,7 +82,7 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
         budgets=run.budgets,
         front=front,
         chosen=chosen,
-        baselines=reader(lambda: read_baselines(run.found("baselines.json")), {}),
+        baselines=reader(lambda: _baselines(run, front), {}),
         evaluations=reader(lambda: search_history(run), ()),
         blocks=reader(lambda: read_input(Blocks, run.path("blocks.json")), None),
         predictions=reader(lambda: read_input(Predictions, run.found("predictions.json")), None),
@@ -238,6 +241,13 @@ def _examples(run: Run, draw: bool) -> tuple[tuple[Example, ...], str]:
     if grid.exists():
         found.append(Example(caption="The data set", images={"": grid}))
     return tuple(found), note
+
+
+def _baselines(run: Run, front: Front) -> dict[str, tuple[Candidate, ...]]:
+    """What the run names to compare with, and the published networks that raced beside members of a search space."""
+    published = tuple(c for c in front.candidates if "network" in c.arch and c.score is not None)
+    beside = any("network" not in c.arch for c in front.candidates) and bool(published)
+    return ({BESIDE: published} if beside else {}) | read_baselines(run.found("baselines.json"))
 
 
 def _target(request: dict[str, Any]) -> str:

@@ -218,7 +218,10 @@ def _scene(front: Front, budgets: Sequence[Budget], baselines: Baselines, quanti
     looks = _BASELINE_LOOKS * (1 + len(others) // len(_BASELINE_LOOKS))
     series = (
         *(
-            _Series(name, found, *look, steps=isinstance(baselines[name], Front))
+            # Single networks are drawn around what may be a point of the front as well.
+            _Series(name, found, *look, steps=True)
+            if isinstance(baselines[name], Front)
+            else _Series(name, found, *look, size=13, filled=False)
             for (name, found), look in zip(others.items(), looks, strict=False)
         ),
         _Series("dominated", tuple(c for c in drawn if c not in points), BLUE, "o", "circle", 7, filled=False),
@@ -250,8 +253,8 @@ def _plotly_figure(scene: _Scene) -> PlotlyFigure:
     for series in scene.series:
         figure.add_trace(_trace(scene, series))
     for limit in scene.limits:
-        figure.add_vline(limit, line={"color": RED, "width": 1.5, "dash": "dash"},
-                         annotation={"text": f"budget {limit:g} {scene.unit}", "font": {"color": RED}})  # fmt: skip
+        told = {"text": f"budget {limit:g} {scene.unit}", "font": {"color": RED}, "xshift": 4}
+        figure.add_vline(limit, line={"color": RED, "width": 1.5, "dash": "dash"}, annotation=told)
     if scene.empty:
         figure.add_annotation(text=scene.empty, xref="paper", yref="paper", x=0.5, y=0.5, showarrow=False)
     axis = {"gridcolor": "rgba(128,128,128,0.25)", "zeroline": False, "linecolor": TWILIGHT, "ticks": "outside"}

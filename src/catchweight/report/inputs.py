@@ -6,8 +6,8 @@
 ``predictions.json``    ``{"points": [{"name", "predicted_ms", "measured_ms"}]}``: networks the predictor had not seen
 ``chain.json``          ``{"rows": [{"step", "score", "latency_ms", "params", "file_bytes", "seconds", "accepted",
                         "note"}], "chosen", "why"}``: the steps of a compression, in order
-``ablation.json``       ``{"rows": [{"stage", "score", "latency_ms", "seconds", "note"}]}``: the result with stages left
-                        out
+``ablation.json``       ``{"rows": [{"stage", "score", "against", "latency_ms", "seconds", "note"}]}``: the result with
+                        stages left out
 ``history.json``        ``{"evaluations": [{"score", "name", "phase", "epochs"}]}``: scores in the order they were found
                         (without it that of the run's Optuna studies)
 ======================  =============================================================================================
@@ -106,6 +106,8 @@ class Ablated(Input):
 
     stage: str
     score: float | None = None
+    against: float | None = None
+    """The score that this one compares to; by default that of the first row."""
     latency_ms: float | None = None
     seconds: float | None = None
     note: str = ""

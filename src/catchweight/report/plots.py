@@ -123,7 +123,8 @@ def blocks(rows: Sequence[Block], most: int = 16) -> str:
             places, [r.ms * min(r.efficiency, 1.0) for r in shown], height=0.62, color=BLUE, label="needed at best"
         )
         for place, row in enumerate(shown):
-            axes.text(row.ms, place, f" {row.ms:.2g} ms, {row.efficiency:.0%}", va="center", size=8.5, color=INK)
+            said = f"{row.ms:.2g} ms, {row.efficiency:.0%}"
+            axes.annotate(said, (row.ms, place), (4, 0), textcoords="offset points", va="center", size=8.5, color=INK)
         axes.set_yticks(places, [_short(row.name, 26) for row in shown])
         axes.tick_params(axis="y", length=0, labelcolor=INK, labelsize=8.5)
         axes.set(xlim=(0, 1.4 * max(row.ms for row in shown) or 1.0), xlabel="ms")

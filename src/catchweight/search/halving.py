@@ -90,10 +90,14 @@ def successive_halving(
         alive = _cut(study, rule, numbers, alive, epochs, last=epochs == rungs[-1])
         for index, result in enumerate(results):
             if index not in alive and not result.note:
-                results[index] = replace(result, note=f"stopped after {epochs} epochs")
+                results[index] = replace(result, note=f"stopped after {counted(epochs)}")
         if epochs != rungs[-1]:
-            say(f"after {epochs} epochs {len(alive)} of {len(candidates)} go on")
+            say(f"after {counted(epochs)} {len(alive)} of {len(candidates)} go on")
     return Front(tuple(results))
+
+
+def counted(epochs: int) -> str:
+    return f"{epochs} epoch" if epochs == 1 else f"{epochs} epochs"
 
 
 def _open_study(storage: str | None, rule: SynchronousHalving) -> optuna.Study:

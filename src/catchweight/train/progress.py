@@ -74,9 +74,11 @@ class Live(AbstractContextManager["Live"]):
 
 
 def describe(row: dict[str, Any], epochs: int, best: float) -> str:
-    """One epoch in one line."""
+    """One epoch in one line; the time left is that of the epochs to come if they take as long as this one."""
+    left = (epochs - row["epoch"]) * row["seconds"] / 60
     score = "" if row["val_miou"] is None else f"  val mIoU {row['val_miou']:.4f} (best {best:.4f})"
     return (
         f"epoch {row['epoch']}/{epochs}  loss {row['train_loss']:.4f}{score}  lr {row['lr']:.2e}  "
         f"{row['images_per_s']:.1f} images/s  data wait {row['data_wait_share']:.1%}  {row['seconds']:.0f} s"
+        f"{f'  about {left:.0f} min left' if left >= 0.5 else ''}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from abc import ABC, abstractmethod
@@ -58,6 +59,8 @@ class _Search:
         self.prices = Prices(problem)
         self.memo: dict[str, Any] = {}
         self.exhausted = False
+        self.begun = time.monotonic()
+        self.done_before: int | None = None
 
     def run(self) -> Front:
         pause = POLL_S[0]
@@ -71,7 +74,7 @@ class _Search:
             claim = self._next(slots)
             if claim is not None:
                 pause = POLL_S[0]
-                self._evaluate(claim)
+                self._evaluate(claim, slots)
             elif self._full(slots) and not any(slot.open for slot in slots):
                 time.sleep(pause)
                 pause = min(2 * pause, POLL_S[1])
@@ -112,7 +115,7 @@ class _Search:
         self.exhausted = True
         self.say(f"no more than {len(slots)} different candidates within the budget were found")
 
-    def _evaluate(self, claim: Claim) -> None:
+    def _evaluate(self, claim: Claim, slots: Sequence[Slot]) -> None:
         try:
             with at_work(claim.worker), beating(lambda count: self.ledger.beat(claim, count)):
                 score = self.problem.evaluate(claim.arch)
@@ -124,7 +127,19 @@ class _Search:
             f"{name} {format_quantity(name, measured(name, claim.cost) or 0.0)}" for name in self.problem.quantities
         )
         late = "" if counts else " (too late: another worker took it up)"
-        self.say(f"candidate {claim.place + 1} of {self.evaluations}: score {score:.4f}, {figures}{late}")
+        known = [slot.done.score or 0.0 for slot in slots if slot.done is not None]
+        best = max([*known, score if math.isfinite(score) else 0.0])
+        self.say(
+            f"candidate {claim.place + 1} of {self.evaluations}: score {score:.4f}, {figures}{late}; "
+            f"best so far {best:.4f}{self._left(len(known) + 1)}"
+        )
+
+    def _left(self, done: int) -> str:
+        """Minutes to go at the pace of this worker and the others since it began; empty where that is little."""
+        self.done_before = done - 1 if self.done_before is None else self.done_before
+        pace = (time.monotonic() - self.begun) / (done - self.done_before)
+        minutes = pace * (self.evaluations - done) / 60
+        return f", about {minutes:.0f} min left" if minutes >= 0.5 else ""
 
     def _end(self, slots: Sequence[Slot]) -> Front:
         rejected = "; ".join(f"{count} {reason}" for reason, count in sorted(self.ledger.rejected().items()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,21 +103,32 @@ def _tiny() -> nn.Module:
 def _measured(request: dict[str, Any]) -> Memory:
     if not Path("/proc/self/clear_refs").exists():
         raise CatchweightError("peak memory is measured through /proc, which only Linux has")
-    child = subprocess.run(
-        [sys.executable, str(_CHILD)],
-        input=json.dumps({**request, "warm_shape": _WARM_SHAPE}),
-        capture_output=True,
-        text=True,
-        env={**os.environ, **_MALLOC},
-        timeout=_LIMIT,
-        check=False,
-    )
+    try:
+        child = subprocess.run(
+            [sys.executable, str(_CHILD)],
+            input=json.dumps({**request, "warm_shape": _WARM_SHAPE}),
+            capture_output=True,
+            text=True,
+            env={**os.environ, **_MALLOC},
+            timeout=_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CatchweightError(
+            f"peak memory of {request['path']} cannot be measured: a run of it takes more than {_LIMIT} s"
+        ) from error
     if child.returncode:
-        reason = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-        raise CatchweightError(f"peak memory of {request['path']} cannot be measured: {reason[0]}")
+        raise CatchweightError(f"peak memory of {request['path']} cannot be measured: {_reason(child)}")
     read = json.loads(child.stdout)
     return Memory(
         weights_bytes=read["loaded"] - read["baseline"],
         activation_bytes=read["peak"] - read["loaded"],
         loading_bytes=read["loading"] - read["baseline"],
     )
+
+
+def _reason(child: subprocess.CompletedProcess[str]) -> str:
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        return f"its process was killed ({name}), as the system does when memory is short; free some, then run it again"
+    return (child.stderr.strip().splitlines() or [f"exit code {child.returncode}"])[-1]
