@@ -66,11 +66,12 @@ def measure(
     *,
     minutes: float | None,
     seconds: float,
+    again: int,
 ) -> dict:
     """Profile into ``table``; every network told as it comes."""
     report = profile(
         table, [variant.subject() for variant in variants], minutes=minutes, seconds=seconds, keep=exported,
-        told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
+        again=again, told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
     )  # fmt: skip
     return {"new": report.new, "known": report.known, "left": report.left, "disturbed": report.disturbed,
             "seconds": round(report.seconds, 1),
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/predict"))
     parser.add_argument("--minutes", type=float, default=10.0, help="of profiling")
     parser.add_argument("--networks", type=int, default=150, help="at most so many are profiled")
+    parser.add_argument("--again", type=int, default=2, help="times that disturbed networks are measured again")
     parser.add_argument("--export-only", action="store_true", help="do the half that needs no quiet machine, and stop")
     parser.add_argument("--own", type=int, default=80, help="unseen variants of our own families")
     parser.add_argument("--target", default="onnxruntime:cpu")
@@ -96,8 +98,8 @@ def main() -> None:
     if asked.export_only:
         export_all(target, [variant.subject() for variant in mine + theirs], exported)
         return
-    profiled = measure(known, mine, exported, console, minutes=asked.minutes, seconds=1.5)
-    tested = measure(test, theirs, exported, console, minutes=None, seconds=1.5)
+    profiled = measure(known, mine, exported, console, minutes=asked.minutes, seconds=1.5, again=asked.again)
+    tested = measure(test, theirs, exported, console, minutes=None, seconds=1.5, again=asked.again)
     predictor = LatencyPredictor(known)
     rows, usual = [], known.networks[0].usual_ms
     for network in (network.at(usual) if usual else network for network in test.networks):
