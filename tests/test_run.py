@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -174,7 +176,9 @@ def test_a_read_only_folder_is_refused_in_one_sentence_and_can_still_be_read(tmp
     folder = tmp_path / "r"
     Run(folder, {"budget": "latency<=1ms"})
     folder.chmod(0o555)
-    for parent in (tmp_path, *list(tmp_path.parents)[:2]):
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
     code = (
         f"import os\nfrom catchweight.errors import CatchweightError\nfrom catchweight.run import Run\n"

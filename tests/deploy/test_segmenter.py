@@ -75,7 +75,8 @@ def test_prepare_normalises_as_a_network_does(colours: Path) -> None:
 def test_upsample_is_torchs_bilinear(size: tuple[int, int]) -> None:
     logits = np.random.default_rng(1).normal(size=(11, 180, 240)).astype(np.float32) * 10
     expected = F.interpolate(torch.from_numpy(logits)[None], size=size, mode="bilinear", align_corners=False)[0]
-    np.testing.assert_allclose(upsample(logits, size), expected, atol=1e-4)
+    # Slopes are up to 50 a pixel, and versions of torch differ in the last bit of a position (240 * 6e-8 pixels).
+    np.testing.assert_allclose(upsample(logits, size), expected, atol=5e-4)
 
 
 def test_finish_is_the_best_class_of_the_upsampled_logits(colours: Path) -> None:

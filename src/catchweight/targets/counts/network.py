@@ -12,6 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..tracing.graph import evaluating
@@ -152,7 +153,8 @@ def count_macs(net: nn.Module, size: tuple[int, int]) -> int:
     """
     parameter = next(net.parameters(), torch.empty(0))
     counter = FlopCounterMode(display=False)
-    with evaluating(net), FakeTensorMode(allow_non_fake_inputs=True), counter:
+    # Attention as plain products: not every version of torch counts its fused kernel for processors.
+    with evaluating(net), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True), counter:
         net(torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device))
     return int(counter.get_total_flops()) // 2
 
