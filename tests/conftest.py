@@ -16,6 +16,8 @@ import pytest
 
 # A test run started in the background ignores Ctrl-C, and so would the commands that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# Consoles take their width when a module of commands is first imported, whichever test that is.
+os.environ["COLUMNS"] = "200"
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("CATCHWEIGHT_DATA", REPOSITORY.parent / "shared" / "data"))
