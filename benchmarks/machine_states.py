@@ -1,24 +1,33 @@
-"""Does this machine change its state under a measurement, and which reference kernel sees it?
+"""Does this machine change its state under a measurement, which reference kernel sees it, and what brings it back?
 
     python benchmarks/machine_states.py --seconds 100 --out benchmarks/results/machine_states.json
 
 Both reference kernels and three networks take turns for ``--seconds``. Each turn's time is told as a multiple of the
 least one seen. A kernel that correlates with a network tells when that network is slowed down from outside.
+
+Then, for as long again, a tenth of a second of one thing or another is done between two looks at both kernels: nothing,
+sleep, or what measurements do (``targets/clock/gather.py``). Told is how often each led from a slow state to the best
+one, and how often it lost the best one. Run it with nothing beside it.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
 from catchweight.files import write_json
 from catchweight.nets import build_network
 from catchweight.targets import Target, to_onnx
+from catchweight.targets.clock.gather import gather
+from catchweight.targets.clock.pace import TOLERANCE
 from catchweight.targets.clock.reference import references
 from catchweight.targets.clock.rounds import Session, settled_turn
 
@@ -33,6 +42,32 @@ def turns(sessions: dict[str, Session], seconds: float) -> np.ndarray:
     while time.perf_counter() < end:
         rows.append([1000 * median(settled_turn(session, 0.005, most=RUNS)[0]) for session in sessions.values()])
     return np.array(rows)
+
+
+REMEDIES = {"nothing": lambda: None, "sleep": lambda: time.sleep(0.1), "gather": lambda: gather(0.1)}
+
+
+def remedies(kernels: dict[str, Session], seconds: float) -> list[dict[str, Any]]:
+    """What a tenth of a second of each does to the state: slow means a kernel over ``TOLERANCE`` times its least."""
+    rng, looks, done = random.Random(0), [], []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        looks.append([1000 * sorted(settled_turn(kernel, 0.002, most=9)[0])[2] for kernel in kernels.values()])
+        done.append(rng.choice(list(REMEDIES)))
+        REMEDIES[done[-1]]()
+    times = np.array(looks)
+    slow = (times > TOLERANCE * np.quantile(times, 0.02, axis=0)).any(axis=1)
+    after: dict[tuple[str, bool], list[bool]] = defaultdict(list)
+    for name, before, later in zip(done, slow, slow[1:], strict=False):
+        after[name, bool(before)].append(bool(later))
+    return [
+        {
+            "done": name, "from_slow": len(after[name, True]), "from_good": len(after[name, False]),
+            "slow_to_good": 1 - float(np.mean(after[name, True] or [np.nan])),
+            "good_to_slow": float(np.mean(after[name, False] or [np.nan])),
+        }
+        for name in REMEDIES
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -65,8 +100,17 @@ def main() -> None:
             f"times that, within {STEADY - 1:.0%} in {row['steady_share']:.0%} of turns, correlation with the kernels "
             + ", ".join(f"{value:.2f}" for value in row["correlation"])
         )
+    found = remedies(dict(list(sessions.items())[:kernels]), asked.seconds)
+    for row in found:
+        print(
+            f"{row['done']:8s} from a slow state to the best {row['slow_to_good']:.0%} of {row['from_slow']}, "
+            f"the best one lost {row['good_to_slow']:.0%} of {row['from_good']}"
+        )
     if asked.out:
-        write_json(asked.out, {"fingerprint": target.fingerprint(), "rounds": len(times), "rows": rows})
+        write_json(
+            asked.out,
+            {"fingerprint": target.fingerprint(), "rounds": len(times), "rows": rows, "remedies": found},
+        )
 
 
 if __name__ == "__main__":

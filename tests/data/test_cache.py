@@ -72,6 +72,30 @@ def test_a_changed_image_is_decoded_anew(data: SegmentationData, tmp_path: Path)
     assert (read(record).image == (1, 2, 3)).all()
 
 
+def test_a_changed_mask_of_the_same_length_and_place_is_decoded_anew(data: SegmentationData, tmp_path: Path) -> None:
+    """As an archive unpacked over an older one leaves it: path, size and time are the same, the content is not."""
+    record = data.splits["train"][0]
+    expected = data.read(record).mask[::-1]
+    read = PixelCache(tmp_path / "cache").bind(data)
+    read(record)
+    before = os.stat(record.mask)
+    Image.fromarray(np.ascontiguousarray(expected)).save(record.mask)
+    with record.mask.open("ab") as file:  # PNG readers stop at the end chunk
+        file.write(b"\0" * max(0, before.st_size - record.mask.stat().st_size))
+    os.utime(record.mask, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (PixelCache(tmp_path / "cache").bind(data)(record).mask == expected).all()
+
+
+def test_a_copy_is_not_decoded_again(data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for record in data.splits["train"]:
+        PixelCache(tmp_path / "cache").bind(data)(record)
+    copy = open_data(shutil.copytree(data.root, tmp_path / "elsewhere", copy_function=shutil.copyfile))
+    asked, read = _count_reads(copy, monkeypatch), PixelCache(tmp_path / "cache").bind(copy)
+    for record in copy.splits["train"]:
+        assert _same(read(record), data.read(record))
+    assert len(asked) == len(copy.splits["train"])  # those asked of `data` to compare with
+
+
 def test_a_vanished_image_is_named_even_when_its_pixels_are_stored(data: SegmentationData, tmp_path: Path) -> None:
     record = data.splits["train"][0]
     read = PixelCache(tmp_path / "cache").bind(data)

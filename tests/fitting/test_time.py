@@ -69,7 +69,7 @@ def test_training_that_turns_out_slower_than_planned_stops_at_its_share(
     from catchweight.fitting import race
 
     monkeypatch.setattr(race, "epoch_seconds", lambda job, route, arch: 1e-3)
-    monkeypatch.setattr("catchweight.fitting.main.AFTERWARDS_S", 0.0)
+    monkeypatch.setattr("catchweight.fitting.job.AFTERWARDS_S", 0.0)
     begun = time.monotonic()
     result = cw.fit(
         scenes, "latency<=10s", run=tmp_path / "run", threads=1, weights="none", minutes=0.25, say=lambda _: None,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from catchweight.targets.clock.measure import Measurement, distinguishable, interleaved, median_interval
+from catchweight.targets.clock.rounds import LEAST_GOOD
 
 
 class Sleeper:
@@ -51,7 +52,7 @@ def test_sleepers_are_ranked_and_timed() -> None:
     assert long.median_ms >= 8
     assert short.p10_ms <= short.median_ms <= short.p90_ms
     assert short.low_ms <= short.median_ms <= short.high_ms
-    assert short.n >= 30
+    assert short.n >= 5 * LEAST_GOOD  # a busy machine leaves no more
     assert short.images_per_second == pytest.approx(4 * 1000 / short.median_ms)
     compared = distinguishable(short, long)
     assert compared.different
@@ -78,7 +79,7 @@ def test_the_time_limit_holds_and_is_said() -> None:
 
 
 def test_one_slow_run_gets_one_turn_at_least() -> None:
-    assert interleaved([Sleeper(30)], seconds=0, warmup=1)[0].n == 1
+    assert interleaved([Sleeper(30)], seconds=0, warmup=1, reference=False)[0].n == 1
 
 
 def test_json_has_no_infinity() -> None:

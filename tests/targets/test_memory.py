@@ -53,7 +53,7 @@ def wide(tmp_path_factory) -> Path:
 def test_the_big_buffer_is_seen(wide: Path) -> None:
     live = file_memory(wide, SIZE, pooled=False)
     assert live.activation_bytes == pytest.approx((3 + 64 + 16) * PLANE, rel=0.1, abs=MARGIN)
-    assert abs(live.weights_bytes) < 2 * MARGIN
+    assert abs(live.weights_bytes) < 0.15 * live.activation_bytes
     pooled = file_memory(wide, SIZE)
     assert pooled.total_bytes > live.total_bytes - MARGIN
 

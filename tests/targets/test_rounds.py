@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,13 @@ from catchweight.targets.clock.reference import references
 from catchweight.targets.clock.rounds import Turn
 from catchweight.targets.clock.waits import asleep
 from catchweight.targets.latency.table import ProfiledNetwork
+
+
+class Untidy(Sleeper):
+    """Also runs while garbage may be collected."""
+
+    def ready(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 def pace(folder: Path) -> UsualPace:
@@ -101,6 +109,24 @@ def test_a_measurement_waits_for_a_slow_machine_instead_of_timing_it(
     assert time.perf_counter() - began >= 1.5
     assert one.disturbed
     assert len(one.turns) == clock.LEAST_ROUNDS
+
+
+def test_enough_good_rounds_count_though_they_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = iter([False, True, False, True, True])
+    monkeypatch.setattr(clock, "undisturbed", lambda work: (work(), next(alone)))
+    found = clock.rounds([Untidy(1)], 5.0, 1, False, lambda good: len(good) >= 3)
+    assert found.numbers == (1, 3, 4)
+    assert (found.left_out, found.disturbances) == (2, ())
+
+
+def test_a_few_good_rounds_count_alone_and_fewer_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for good, left_out in ((clock.LEAST_GOOD, 9), (clock.LEAST_GOOD - 1, 0)):
+        alone = iter([False] * 9 + [True] * good)
+        monkeypatch.setattr(clock, "undisturbed", lambda work, alone=alone: (work(), next(alone)))
+        monkeypatch.setattr(clock._Time, "over", lambda self, taken, _, most=9 + good: len(taken) == most)
+        found = clock.rounds([Untidy(1)], 5.0, 1, False, lambda _: False)
+        assert found.left_out == left_out
+        assert bool(found.disturbances) == (left_out == 0)
 
 
 def test_the_pace_is_learnt_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

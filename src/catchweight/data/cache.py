@@ -36,10 +36,11 @@ def default_folder() -> Path:
 class PixelCache:
     """Decoded images and masks on disk, one file a record.
 
-    A file is found by a hash of the data set's fingerprint and of the path, size and modification time of the
-    record's own files, so a changed image is decoded anew. Files are written aside and renamed: a process killed
-    half-way leaves nothing that is read back, and processes may share the folder. Where the folder cannot be
-    written, or the bound is reached, reading goes on by decoding, with one warning.
+    A file is found by what the record's own files contain and by how they are read: a changed image is decoded anew,
+    a moved or copied data set is not. Each process looks at the content once for every size and time of change of a
+    file. Files are written aside and renamed: a process killed half-way leaves nothing that is read back, and
+    processes may share the folder. Where the folder cannot be written, or the bound is reached, reading goes on by
+    decoding, with one warning.
 
     Args:
         folder: where the files live; default `default_folder`.
@@ -65,14 +66,14 @@ class PixelCache:
         Raises (from the returned function):
             CatchweightError: a file of the record is gone, or cannot be decoded.
         """
-        space = hashlib.sha256(f"{DECODE_VERSION}|{data.fingerprint()}".encode()).hexdigest()[:24]
+        space = _space(data)
         folder = self.folder / space
         self._in_use.add(space)
         _touch(folder)
-        root, opened = data.root, lru_cache(maxsize=OPEN_MAPS)(_open)
+        opened, content = lru_cache(maxsize=OPEN_MAPS)(_open), lru_cache(maxsize=None)(_content)
 
         def read(record: Record) -> Sample:
-            path = folder / f"{_key(record, root)}.npy"
+            path = folder / f"{_key(record, content)}.npy"
             try:
                 return _as_sample(opened(path), record.id)
             except OSError:  # not there yet, or the folder is out of reach
@@ -134,17 +135,30 @@ class PixelCache:
             warnings.warn(why, stacklevel=2)
 
 
-def _key(record: Record, root: Path) -> str:
-    text = [record.id, os.path.relpath(record.image, root)]
+def _space(data: SegmentationData) -> str:
+    """The folder of a data set's files: the same however it is split, and wherever it lies."""
+    digest = hashlib.sha256(f"{DECODE_VERSION}|{data.reading()}".encode())
+    for name in sorted(record.id for records in data.splits.values() for record in records):
+        digest.update(f"|{name}".encode())
+    return digest.hexdigest()[:24]
+
+
+def _key(record: Record, content: Callable[[Path, int, int], str]) -> str:
+    text = [record.id]
     for path in (record.image, record.mask):
         if path is None:
             continue
         try:
             found = os.stat(path)
+            text.append(content(path, found.st_size, found.st_mtime_ns))
         except OSError as error:
             raise CatchweightError(f"{path} cannot be read: {error.strerror}. It was there before") from error
-        text.append(f"{found.st_size}|{found.st_mtime_ns}")
     return hashlib.sha256("|".join(text).encode()).hexdigest()[:32]
+
+
+def _content(path: Path, size: int, changed_ns: int) -> str:
+    """A hash of a file; size and time of change only tell a cache around this when to look again."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _pack(sample: Sample) -> np.ndarray:

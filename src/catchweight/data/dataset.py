@@ -94,14 +94,18 @@ class SegmentationData:
 
         Files count by path below the root, size and time of change, so a moved data set keeps its fingerprint.
         """
-        said = (self.format, self.classes, self.labels.signature())
-        digest = hashlib.sha256(repr(said).encode())
+        digest = hashlib.sha256(self.reading().encode())
         stat = lru_cache(maxsize=None)(lambda file: _stat(file, self.root))
         for split in sorted(self.splits):
             for record in self.splits[split]:
                 line = f"{split}|{record.id}|{stat(record.image)}|{stat(record.mask)}\n"
                 digest.update(line.encode())
         return digest.hexdigest()
+
+    def reading(self) -> str:
+        """A hash of how files become pixels and classes, whatever the files."""
+        said = (self.format, self.classes, self.labels.signature())
+        return hashlib.sha256(repr(said).encode()).hexdigest()
 
     def _mask(self, record: Record, stored: tuple[int, ...], upright: tuple[int, ...]) -> np.ndarray:
         if record.mask is None:

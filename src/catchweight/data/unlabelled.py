@@ -31,8 +31,8 @@ class UnlabelledData(SegmentationData):
         image = self.image(record)
         return Sample(image, np.full(image.shape[:2], UNLABELLED, np.uint8), record.id)
 
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"unlabelled|{super().fingerprint()}".encode()).hexdigest()
+    def reading(self) -> str:
+        return hashlib.sha256(f"unlabelled|{super().reading()}".encode()).hexdigest()
 
 
 def labelled_share(

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ import torch
 from ..budget import Budget
 from ..data.loading import Batch
 from ..errors import UsageError
-from ..files import copy_file, write_json
+from ..files import copy_file
 from ..front import Arch, Candidate
 from ..nets import SegmentationNet, build_network, load_network
 from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, aimed, co_search, pretrain
@@ -26,16 +25,14 @@ from ..search.gradient.cosearch import student_latency, supernet
 from ..search.reach import CostOf
 from ..search.screen import Screening, measuring
 from ..spaces.fasterseg import FasterSegSpace, MeasuredTimes
-from ..spaces.whole import label
 from ..targets.latency.observe import observable
 from ..targets.latency.table import default_folder
 from ..train import train
 from ..train.distill import Distiller, DistillTerms
 from ..train.step import Objective
-from ..train.timing import step_seconds
 from .job import Job, Point, latency_limit
-from .race import images
-from .space_route import SpaceRoute, predicted_within
+from .race import network_epoch_seconds
+from .space_route import SpaceRoute
 
 PRETRAIN_SHARE, SEARCH_SHARE, TEACHER_SHARE = 0.15, 0.3, 0.3
 """Of the time that ``--time`` leaves as each of these stages begins; the later two divided by the budgets to come."""
@@ -70,8 +67,8 @@ class GradientRoute(SpaceRoute):
         """The students read off that make the budget when measured, the one chosen by the search first."""
         result = self._searched(point)
         self._train_teacher(point, result)
-        found = result.front(self.job.base).candidates
-        screening = self._students(point, found)
+        students = result.front(self.job.base).candidates
+        screening = self.screened(point, students, self._measured_student, _of_latency, factor=0.0)
         if not screening.allowed:
             nearest = self.look_ahead(point.budget)
             nearest.check(self.job.target)
@@ -122,9 +119,8 @@ class GradientRoute(SpaceRoute):
 
     def longest_epoch(self) -> float:
         """Of the published teacher's size at most: every cell kept, at full width."""
-        recipe = self.recipe(1)
         largest = self.network(self._named(self.space.largest()))
-        return step_seconds(largest, recipe, self.job.data.classes) * images(self.job) / recipe.batch
+        return network_epoch_seconds(self.job, largest, self.job.base)
 
     # --- Stages
 
@@ -172,40 +168,15 @@ class GradientRoute(SpaceRoute):
             return
         epochs, job = self.job.settings.train.epochs, self.job
         net = self.network(Arch(network=result.teacher))
-        recipe = job.recipe(job.base, epochs)
-        seconds = step_seconds(net, recipe, job.data.classes) * images(job) / recipe.batch
+        seconds = network_epoch_seconds(job, net, job.base)
         plan = point.run.stage(
             "teacher-plan", lambda: {"epochs": self._fitting(epochs, seconds, TEACHER_SHARE / point.to_come)}
         )
         trained = train(
-            self.network(Arch(network=result.teacher)), job.data, job.recipe(job.base, plan["epochs"]),
-            file.with_suffix(""), cache=job.cache,
+            net, job.data, job.recipe(job.base, plan["epochs"]), file.with_suffix(""), cache=job.cache,
         )  # fmt: skip
         point.say(f"teacher: {trained.score:.3f} val mIoU after {plan['epochs']} epochs")
         copy_file(trained.best, file)
-
-    def _students(self, point: Point, ranked: Iterable[Candidate]) -> Screening:
-        """As :meth:`finalists`, for networks that have names of their own."""
-        tight = point.budget.tightened(self.settings.headroom)
-        allowed: list[Candidate] = []
-        dropped: list[Candidate] = []
-        points: list[dict[str, Any]] = []
-        for student in ranked:
-            ratios = [row["measured_ms"] / row["predicted_ms"] for row in points]
-            if len(allowed) >= self.settings.finalists:
-                break
-            if ratios and not predicted_within(_of_latency(tight), student.cost, median(ratios)):
-                continue
-            cost = self._measured_student(student.arch)
-            predicted = max(student.cost.latency_ms or 0.0, 1e-9)
-            points.append(
-                {"name": label(student.arch), "predicted_ms": predicted, "measured_ms": cost.latency_ms or 0.0}
-            )
-            note = "" if tight.allows(cost) else "; ".join(tight.violations(cost))
-            (dropped if note else allowed).append(Candidate(student.arch, cost, note=note))
-        write_json(point.run.path("predictions.json"), {"points": points})
-        point.say(f"screen: {len(allowed)} students of {len(points)} measured make {point.budget}")
-        return Screening(tuple(allowed), tuple(dropped))
 
     @cached_property
     def _measured_student(self) -> CostOf:

@@ -99,9 +99,15 @@ def load_screening(values: dict[str, Any]) -> Screening:
 
 def epoch_seconds(job: Job, route: Route, arch: Arch) -> float:
     """Estimated seconds of one epoch with its evaluation, from one timed step."""
-    recipe = job.recipe(size_of(arch), job.settings.train.epochs)
-    step = step_seconds(route.network(arch), recipe, job.data.classes, objective=route.objective(arch))
-    return step * images(job) / recipe.batch
+    return network_epoch_seconds(job, route.network(arch), size_of(arch), route.objective(arch))
+
+
+def network_epoch_seconds(
+    job: Job, net: SegmentationNet, size: tuple[int, int], objective: Objective | None = None
+) -> float:
+    """As :func:`epoch_seconds`, of a network that is there already."""
+    recipe = job.recipe(size, 1)
+    return step_seconds(net, recipe, job.data.classes, objective=objective) * images(job) / recipe.batch
 
 
 def images(job: Job) -> float:
@@ -252,6 +258,7 @@ __all__ = [
     "images",
     "load_screening",
     "measured",
+    "network_epoch_seconds",
     "race",
     "told_blocks",
 ]

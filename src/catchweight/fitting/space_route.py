@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -30,9 +30,8 @@ from ..targets.latency.predictor import LEAST, LatencyPredictor
 from ..targets.latency.profile import Subject, profile
 from ..targets.latency.table import LatencyTable
 from ..train import Recipe
-from ..train.timing import step_seconds
 from .job import Job, Point
-from .race import images
+from .race import network_epoch_seconds
 
 PROFILE_SHARE = 0.12
 """Of the time that ``--time`` leaves as the stage begins."""
@@ -59,30 +58,48 @@ class SpaceRoute:
             ranked: members with predicted cost, the preferred first.
             count: how many are wanted; default: ``search.finalists``.
         """
+        found = self.screened(point, ranked, self.measured, without_unpredictable, count)
+        if found.allowed:
+            return found
+        nearest = self.look_ahead(point.budget)
+        nearest.check(self.job.target)
+        point.say("screen: the smallest member of the space stands in")
+        return replace(found, allowed=(nearest.nearest,))
+
+    def screened(
+        self,
+        point: Point,
+        ranked: Iterable[Candidate],
+        measured: CostOf,
+        predictable: Callable[[Budget], Budget],
+        count: int | None = None,
+        factor: float = 1.0,
+    ) -> Screening:
+        """As :meth:`finalists`, but nothing stands in where none makes the budget.
+
+        Args:
+            measured: the cost of a candidate here.
+            predictable: the limits of a budget that a prediction is held against.
+            factor: what predicted latency is multiplied by until one was measured; 0 measures the first in any case.
+        """
         tight, wanted = point.budget.tightened(self.settings.headroom), count or self.settings.finalists
         allowed: list[Candidate] = []
         dropped: list[Candidate] = []
-        ratios: list[float] = []
         points: list[dict[str, Any]] = []
         for member in ranked:
-            if len(allowed) >= wanted or len(ratios) >= max(MOST_MEASURED, 2 * wanted):
+            if len(allowed) >= wanted or len(points) >= max(MOST_MEASURED, 2 * wanted):
                 break
-            if not predicted_within(tight, member.cost, median(ratios) if ratios else 1.0):
+            if not predicted_within(predictable(tight), member.cost, factor):
                 continue
-            cost = self.measured(member.arch)
-            measured, predicted = cost.latency_ms or 0.0, max(member.cost.latency_ms or 0.0, 1e-9)
-            ratios.append(measured / predicted)
-            points.append({"name": label(member.arch), "predicted_ms": predicted, "measured_ms": measured})
-            if tight.allows(cost):
-                allowed.append(Candidate(member.arch, cost, note=""))
-            else:
-                dropped.append(Candidate(member.arch, cost, note="; ".join(tight.violations(cost))))
-        if not allowed:
-            nearest = self.look_ahead(point.budget)
-            nearest.check(self.job.target)
-            allowed.append(nearest.nearest)
+            cost, predicted = measured(member.arch), max(member.cost.latency_ms or 0.0, 1e-9)
+            points.append(
+                {"name": label(member.arch), "predicted_ms": predicted, "measured_ms": cost.latency_ms or 0.0}
+            )
+            factor = median(row["measured_ms"] / row["predicted_ms"] for row in points)
+            note = "; ".join(tight.violations(cost))
+            (dropped if note else allowed).append(Candidate(member.arch, cost, note=note))
         write_json(point.run.path("predictions.json"), {"points": points})
-        point.say(f"screen: {len(allowed)} finalists of {len(ratios)} measured")
+        point.say(f"screen: {len(allowed)} of {len(points)} measured make {point.budget}")
         return Screening(tuple(allowed), tuple(dropped))
 
     def minutes(self) -> dict[str, float]:
@@ -201,8 +218,7 @@ class SpaceRoute:
 
     def alone_seconds(self) -> float:
         """An epoch of the largest member; finalists take less."""
-        recipe = self.recipe(1)
-        return step_seconds(self.space, recipe, self.job.data.classes) * images(self.job) / recipe.batch
+        return network_epoch_seconds(self.job, self.space, self.sizes[0])
 
     def longest_epoch(self) -> float:
         return self.alone_seconds()

@@ -19,7 +19,7 @@ import numpy as np
 from ...errors import CatchweightError
 from ...files import cache_folder, read_json, write_json
 
-TOLERANCE = 1.15
+TOLERANCE = 1.07
 """A turn counts while the reference kernel takes at most this many times its usual time."""
 
 _LOW = 0.2

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from .conditions import Conditions
+from .gather import gather
 from .pace import TOLERANCE, UsualPace
 from .processor import processor_name
 from .reference import Kernel, references
@@ -17,15 +18,18 @@ from .waits import asleep, undisturbed
 LEAST_ROUNDS = 6
 """Fewer give no interval of the median (see :func:`.measure.median_interval`)."""
 
+LEAST_GOOD = 3
+"""So many good rounds count alone: a rough figure of this machine, where all rounds would tell of its neighbours."""
+
 _SETTLE = 0.003  # seconds of untimed runs that warm the caches at the beginning of a turn
-_QUIET, _LONGEST_QUIET, _BLIND_QUIET = 0.001, 0.15, 0.05  # seconds: see _quieten
+_LONGEST_QUIET, _BLIND_QUIET = 0.15, 0.05  # seconds: see _quieten
 _TURN = 0.06  # seconds of timed runs in one session's turn
 _TURN_RUNS, _REFERENCE_RUNS = 5, 9
 _PATIENCE = 3
 """A measurement that was disturbed in more than half of its rounds may take this many times its time."""
 _WAIT_S = 20.0
 """Or this much longer, where nobody has the cores and yet the machine is slower than it usually is: it will pass."""
-_NAP_S = 0.1
+_GATHER_S = 0.1
 _LEARNT, _LEARNING_S = 3, 5.0
 
 
@@ -115,7 +119,7 @@ def rounds(
     taken: list[Round] = []
     while True:
         if len(taken) >= LEAST_ROUNDS and paces and clock.waiting(taken) and paces.slow():
-            time.sleep(_NAP_S)
+            gather(_GATHER_S)
         else:
             taken.append(_round(sessions, estimates, paces))
         numbers = [number for number, turns in enumerate(taken) if all(turn.good for turn in turns)]
@@ -124,7 +128,7 @@ def rounds(
             break
     beside = conditions.since(max(session.threads for session in sessions))
     usual = paces.learnt() if paces else (None,) * len(sessions)
-    if len(good) >= min(LEAST_ROUNDS, len(taken)):
+    if enough(good) or len(good) >= min(LEAST_GOOD, len(taken)):
         return Rounds(tuple(good), tuple(numbers), usual, len(taken) - len(good), beside)
     return Rounds(tuple(taken), tuple(range(len(taken))), usual, 0, (*beside, _disturbed(taken)))
 
@@ -292,7 +296,7 @@ def _quieten() -> None:
     """
     deadline = time.perf_counter() + _LONGEST_QUIET
     while (quiet := asleep()) is False and time.perf_counter() < deadline:
-        time.sleep(_QUIET)
+        pass  # sleeping would lose this thread's place: see :mod:`.gather`
     if quiet is None:
         time.sleep(_BLIND_QUIET)
 
