@@ -27,8 +27,8 @@ _TURN = 0.06  # seconds of timed runs in one session's turn
 _TURN_RUNS, _REFERENCE_RUNS = 5, 9
 _PATIENCE = 3
 """A measurement that was disturbed in more than half of its rounds may take this many times its time."""
-_WAIT_S = 20.0
-"""Or this much longer, where nobody has the cores and yet the machine is slower than it usually is: it will pass."""
+_WAIT_TIMES, _WAIT_S = 5, 20.0
+"""Or so many times its time longer, at most those seconds, where nobody has the cores and yet the machine is slow."""
 _GATHER_S = 0.1
 _LEARNT, _LEARNING_S = 3, 5.0
 
@@ -106,7 +106,7 @@ def rounds(
 
     A round is good when no other process had the cores and the reference kernels ran at their usual pace before and
     after every turn. Where that is so in under half of the rounds the measurement may take three times its time, or
-    20 seconds more while it waits for a machine that nobody uses and that is slower than usual all the same.
+    six times (20 seconds more at most) while it waits for a machine that nobody uses and that is slow all the same.
 
     Args:
         seconds: time limit for each session.
@@ -150,7 +150,7 @@ class _Time:
 
     def _patient_s(self, taken: Sequence[Round]) -> float:
         alone = sum(all(turn.alone for turn in turns) for turns in taken)
-        return self._seconds + (_WAIT_S if 2 * alone > len(taken) else 0.0)
+        return self._seconds + (min(_WAIT_S, _WAIT_TIMES * self._seconds) if 2 * alone > len(taken) else 0.0)
 
     @property
     def _spent(self) -> float:
