@@ -41,12 +41,22 @@ def cache_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_a_quiet_machine() -> Iterator[None]:
+    """Measurements of tests need not be good, only made; those that are about waiting ask for it."""
+    from catchweight.targets.clock import rounds
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rounds, "_PATIENCE", 1)
+        patch.setattr(rounds, "_WAIT_TIMES", 0)
+        patch.setattr(rounds, "_LEARNING_S", 0.5)
+        yield
+
+
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command in a wide terminal; returns (exit code, stdout, stderr)."""
     from catchweight.cli import main
-
-    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["catchweight", *map(str, arguments)])

@@ -137,7 +137,7 @@ def test_each_budget_has_a_search_of_its_own_and_time_is_shared(scenes, tmp_path
 
 def test_where_no_student_makes_the_budget_the_smallest_network_stands_in(finished, scenes, monkeypatch):
     job = prepared(scenes, finished.folder)
-    monkeypatch.setattr(gradient_route.GradientRoute, "_students", lambda self, point, ranked: Screening((), ()))
+    monkeypatch.setattr(gradient_route.GradientRoute, "screened", lambda *_, **__: Screening((), ()))
     route = gradient_route.GradientRoute(job)
     (found,) = route.candidates(job.points[0]).allowed
     assert found.arch["network"] == route.space.network_name(route.space.smallest())

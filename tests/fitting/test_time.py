@@ -72,7 +72,7 @@ def test_training_that_turns_out_slower_than_planned_stops_at_its_share(
     monkeypatch.setattr("catchweight.fitting.job.AFTERWARDS_S", 0.0)
     begun = time.monotonic()
     result = cw.fit(
-        scenes, "latency<=10s", run=tmp_path / "run", threads=1, weights="none", minutes=0.25, say=lambda _: None,
+        scenes, "latency<=10s", run=tmp_path / "run", threads=1, weights="none", minutes=0.5, say=lambda _: None,
         set_=(*COMMON, *WHOLE, "train.epochs=100000"),
     )  # fmt: skip
     plan = json.loads((tmp_path / "run" / "stages" / "plan.json").read_text())["result"]

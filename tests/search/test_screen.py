@@ -43,7 +43,7 @@ class Tape:
     def fingerprint(self) -> dict[str, str]:
         return {"runtime": self.runtime}
 
-    def cost(self, net, size: tuple[int, int]) -> Cost:
+    def cost(self, net, size: tuple[int, int], seconds: float = 0.0) -> Cost:
         self.asked.append(size)
         return Cost(latency_ms=size[0] / 10, params=1.0)
 
@@ -85,7 +85,7 @@ def test_no_candidate_tells_the_nearest_ones_figure_after_the_ends_alone(tmp_pat
 class Busy(Tape):
     """A machine so busy that only the largest member's figure makes the budget."""
 
-    def cost(self, net, size: tuple[int, int]) -> Cost:
+    def cost(self, net, size: tuple[int, int], seconds: float = 0.0) -> Cost:
         super().cost(net, size)
         return Cost(latency_ms=1.0 if size == (128, 128) else 20.0)
 

@@ -75,7 +75,7 @@ def test_the_time_limit_holds_and_is_said() -> None:
     assert time.perf_counter() - start < 60  # 30 runs would do, a busy machine may triple the limit
     assert 1 <= slow.n < 30
     assert slow.noisy
-    assert "turns only" in slow.notes[0]
+    assert any("turns only" in note for note in slow.notes)
 
 
 def test_one_slow_run_gets_one_turn_at_least() -> None:
