@@ -43,10 +43,12 @@ def scenes(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("route", [ONE_SHOT, WHOLE])
 def test_out_of_time_the_best_network_so_far_is_proven(scenes: Path, tmp_path: Path, route: tuple[str, ...]) -> None:
     """One minute is what is set aside for the end: nothing is left for training beyond the least."""
+    said: list[str] = []
     result = cw.fit(
         scenes, "latency<=10s", run=tmp_path / "run", set_=(*COMMON, *route), threads=1, weights="none", minutes=1,
-        say=lambda _: None,
+        say=said.append,
     )  # fmt: skip
+    assert any("the time is short" in line for line in said) == (route is ONE_SHOT)
     assert result.best.epochs == 1
     assert result.best.cost.latency_ms is not None
     assert result.best.cost.latency_ms <= 10_000

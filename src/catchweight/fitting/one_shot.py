@@ -36,6 +36,10 @@ from .whole import published
 SUPERNET_SHARE, EXPLORE_SHARE = 0.45, 0.2
 """Of the time that ``--time`` leaves, as each of these stages begins."""
 LEAST_EPOCHS, LEAST_EVALUATIONS = 3, 24
+TOO_SHORT = (
+    "the time is short for one, and little will be left to train what it finds; with another --run folder, "
+    "--set search.strategy=whole trains known networks instead"
+)
 
 
 class OneShotRoute(SpaceRoute):
@@ -126,7 +130,10 @@ class OneShotRoute(SpaceRoute):
         job, seconds = self.job, self._epoch_seconds()
         epochs, left = self.settings.supernet_epochs, job.left()
         if left is not None:
-            epochs = max(LEAST_EPOCHS, min(epochs, int(SUPERNET_SHARE * left / seconds)))
+            fitting = int(SUPERNET_SHARE * left / seconds)
+            if fitting <= LEAST_EPOCHS < epochs:
+                job.say(f"supernet: {TOO_SHORT}")
+            epochs = max(LEAST_EPOCHS, min(epochs, fitting))
         job.say(f"supernet: {epochs} epochs, about {epochs * seconds / 60:.0f} min")
         return {"epochs": epochs, "epoch_seconds": round(seconds, 2)}
 
