@@ -17,6 +17,7 @@ import random
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,11 +30,12 @@ from catchweight.targets import Target, to_onnx
 from catchweight.targets.clock.gather import gather
 from catchweight.targets.clock.pace import TOLERANCE
 from catchweight.targets.clock.reference import references
-from catchweight.targets.clock.rounds import Session, settled_turn
+from catchweight.targets.clock.rounds import Session, kernel_turn, settled_turn
 
 NETWORKS = ("eseg_lite_s", "timm/mobilenetv3_small_100+fpn", "timm/resnet18+bifpn")
 SIZE, CLASSES, RUNS = (180, 240), 11, 5
 STEADY = 1.15
+KERNEL_S = 0.002  # of one run, roughly
 
 
 def turns(sessions: dict[str, Session], seconds: float) -> np.ndarray:
@@ -47,12 +49,12 @@ def turns(sessions: dict[str, Session], seconds: float) -> np.ndarray:
 REMEDIES = {"nothing": lambda: None, "sleep": lambda: time.sleep(0.1), "gather": lambda: gather(0.1)}
 
 
-def remedies(kernels: dict[str, Session], seconds: float) -> list[dict[str, Any]]:
+def remedies(kernels: Sequence[Session], seconds: float) -> list[dict[str, Any]]:
     """What a tenth of a second of each does to the state: slow means a kernel over ``TOLERANCE`` times its least."""
     rng, looks, done = random.Random(0), [], []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end:
-        looks.append([1000 * sorted(settled_turn(kernel, 0.002, most=9)[0])[2] for kernel in kernels.values()])
+        looks.append([kernel_turn(kernel, KERNEL_S)[0] for kernel in kernels])
         done.append(rng.choice(list(REMEDIES)))
         REMEDIES[done[-1]]()
     times = np.array(looks)
@@ -77,8 +79,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     target = Target.parse("onnxruntime:cpu", threads=asked.threads)
-    sessions: dict[str, Session] = {kernel.runtime: kernel for kernel in references("cpu", asked.threads)}
-    kernels = len(sessions)
+    kernels = references("cpu", asked.threads)
+    sessions: dict[str, Session] = {kernel.runtime: kernel for kernel in kernels}
     with tempfile.TemporaryDirectory() as folder:
         for name in NETWORKS:
             path = to_onnx(build_network(name, CLASSES), Path(folder) / "network.onnx", SIZE)
@@ -90,7 +92,7 @@ def main() -> None:
         {
             "session": name, "least_ms": times[:, place].min(), "median": np.median(relative[:, place]),
             "p90": np.quantile(relative[:, place], 0.9), "steady_share": np.mean(relative[:, place] < STEADY),
-            "correlation": list(alike[place, :kernels]),
+            "correlation": list(alike[place, : len(kernels)]),
         }
         for place, name in enumerate(sessions)
     ]  # fmt: skip
@@ -100,7 +102,7 @@ def main() -> None:
             f"times that, within {STEADY - 1:.0%} in {row['steady_share']:.0%} of turns, correlation with the kernels "
             + ", ".join(f"{value:.2f}" for value in row["correlation"])
         )
-    found = remedies(dict(list(sessions.items())[:kernels]), asked.seconds)
+    found = remedies(kernels, asked.seconds)
     for row in found:
         print(
             f"{row['done']:8s} from a slow state to the best {row['slow_to_good']:.0%} of {row['from_slow']}, "

@@ -69,12 +69,10 @@ class GradientRoute(SpaceRoute):
         self._train_teacher(point, result)
         students = result.front(self.job.base).candidates
         screening = self.screened(point, students, self._measured_student, _of_latency, factor=0.0)
-        if not screening.allowed:
-            nearest = self.look_ahead(point.budget)
-            nearest.check(self.job.target)
-            point.say("screen: no student makes the budget; the smallest network of the space stands in")
-            return replace(screening, allowed=(replace(nearest.nearest, arch=self._named(nearest.nearest.arch)),))
-        return screening
+        if screening.allowed:
+            return screening
+        smallest = self.stand_in(point)
+        return replace(screening, allowed=(replace(smallest, arch=self._named(smallest.arch)),))
 
     def others(self) -> Iterable[Candidate]:
         note = "supernet score at the table's latency, not trained alone"
@@ -168,10 +166,12 @@ class GradientRoute(SpaceRoute):
             return
         epochs, job = self.job.settings.train.epochs, self.job
         net = self.network(Arch(network=result.teacher))
-        seconds = network_epoch_seconds(job, net, job.base)
-        plan = point.run.stage(
-            "teacher-plan", lambda: {"epochs": self._fitting(epochs, seconds, TEACHER_SHARE / point.to_come)}
-        )
+
+        def planned() -> dict[str, int]:
+            seconds = network_epoch_seconds(job, net, job.base)
+            return {"epochs": self._fitting(epochs, seconds, TEACHER_SHARE / point.to_come)}
+
+        plan = point.run.stage("teacher-plan", planned)
         trained = train(
             net, job.data, job.recipe(job.base, plan["epochs"]), file.with_suffix(""), cache=job.cache,
         )  # fmt: skip

@@ -59,12 +59,18 @@ class SpaceRoute:
             count: how many are wanted; default: ``search.finalists``.
         """
         found = self.screened(point, ranked, self.measured, without_unpredictable, count)
-        if found.allowed:
-            return found
+        return found if found.allowed else replace(found, allowed=(self.stand_in(point),))
+
+    def stand_in(self, point: Point) -> Candidate:
+        """The smallest member of the space, measured: where nothing that was found makes the budget.
+
+        Raises:
+            CatchweightError: it does not make it either; by how much.
+        """
         nearest = self.look_ahead(point.budget)
         nearest.check(self.job.target)
-        point.say("screen: the smallest member of the space stands in")
-        return replace(found, allowed=(nearest.nearest,))
+        point.say("screen: none makes the budget; the smallest network of the space stands in")
+        return nearest.nearest
 
     def screened(
         self,

@@ -18,7 +18,7 @@ HOP_S = 0.0015
 """Work before the next processor is woken: long enough for the one before to be let go by guest and host."""
 
 
-def gather(seconds: float = 0.2) -> None:
+def gather(seconds: float) -> None:
     """Let the processors of this process wake each other in a ring for about ``seconds``; sleep where that is no use.
 
     Threads of our own do it, each tied to one processor; the caller's ties are left as they are.
