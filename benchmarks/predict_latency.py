@@ -67,11 +67,13 @@ def measure(
     minutes: float | None,
     seconds: float,
     again: int,
+    workers: int,
 ) -> dict:
     """Profile into ``table``; every network told as it comes."""
     report = profile(
         table, [variant.subject() for variant in variants], minutes=minutes, seconds=seconds, keep=exported,
-        again=again, told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
+        again=again, workers=workers,
+        told=lambda done, total, text: console.print(f"{done}/{total} {text}", markup=False),
     )  # fmt: skip
     return {"new": report.new, "known": report.known, "left": report.left, "disturbed": report.disturbed,
             "seconds": round(report.seconds, 1),
@@ -89,6 +91,8 @@ def main() -> None:
     parser.add_argument("--own", type=int, default=80, help="unseen variants of our own families")
     parser.add_argument("--target", default="onnxruntime:cpu")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=2, help="processes that export networks")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of timing each network as a whole")
     asked = parser.parse_args()
     console = Console(highlight=False, soft_wrap=True)
     target = Target.parse(asked.target, threads=asked.threads)
@@ -96,10 +100,11 @@ def main() -> None:
     mine, theirs = random_variants(asked.networks, PROFILE_SEED), unseen_variants(asked.own)
     exported = asked.work / "exported"
     if asked.export_only:
-        export_all(target, [variant.subject() for variant in mine + theirs], exported)
+        export_all(target, [variant.subject() for variant in mine + theirs], exported, asked.workers)
         return
-    profiled = measure(known, mine, exported, console, minutes=asked.minutes, seconds=1.5, again=asked.again)
-    tested = measure(test, theirs, exported, console, minutes=None, seconds=1.5, again=asked.again)
+    how = {"seconds": asked.seconds, "again": asked.again, "workers": asked.workers}
+    profiled = measure(known, mine, exported, console, minutes=asked.minutes, **how)
+    tested = measure(test, theirs, exported, console, minutes=None, **how)
     predictor = LatencyPredictor(known)
     rows, usual = [], known.networks[0].usual_ms
     for network in (network.at(usual) if usual else network for network in test.networks):

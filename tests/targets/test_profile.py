@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_a_runtime_that_cannot_be_observed_says_so(tmp_path: Path) -> None:
     from catchweight.targets.latency.observe import observe_prepared
 
     with pytest.raises(UsageError, match="cannot be observed kernel by kernel"):
-        observe_prepared(Target.parse("torch:cpu", threads=1), tmp_path)
+        observe_prepared(Target.parse("torch-compile:cpu", threads=1), tmp_path)
 
 
 def test_the_table_gives_back_what_was_observed(tmp_path: Path, wide: Observation) -> None:
@@ -168,9 +169,9 @@ def test_disturbed_networks_are_profiled_again_and_not_trusted(tmp_path: Path, m
     """Every third observation is said to be disturbed, each of a network once."""
     seen: list[str] = []
 
-    def observe(target: Target, prepared: Path, seconds: float) -> Observation:
+    def observe(target: Target, prepared: Path, seconds: float, build: Callable[[], nn.Module]) -> Observation:
         seen.append(prepared.name)
-        found = real(target, prepared, seconds)
+        found = real(target, prepared, seconds, build)
         first = seen.count(prepared.name) == 1
         return replace(found, disturbed=first and len(set(seen)) == 3)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx
 
+from .. import __version__
 from ..data.classes import IGNORE, ClassSet
 from ..errors import CatchweightError
 from ..files import write_json
@@ -80,7 +80,7 @@ def describe(
         "batch": None if dynamic in (True, "batch") else batch,
         "network": net.spec.to_json(),
         "git_commit": git_commit(),
-        "version": version("catchweight"),
+        "version": __version__,
     }
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import onnx
 
-from ...targets.latency.observe import OBSERVERS
+from ...targets.latency.observers.onnx_runtime import file_kernels
+from ...targets.runtimes.onnxruntime_target import OnnxRuntimeCpu
 from ...targets.runtimes.quantized import always_float
 from ...targets.target import Target
 from ...targets.tracing.graph import MODULE_KEY, save_graph
@@ -86,13 +87,12 @@ def milliseconds(
         model: the graph to run, float or int8.
         owner_graph: the prepared float graph, whose names the layers know.
     """
-    observer = OBSERVERS.get(target.name)
-    if observer is None:
+    if not isinstance(target, OnnxRuntimeCpu):
         return {}
     names = list(layers.names)
     owners = _Owners(owner_graph, {node: names.index(layer) for node, layer in layers.owners().items()})
     with tempfile.TemporaryDirectory() as folder:
-        seen = observer(target, save_graph(model, Path(folder) / "network.onnx"), owners)
+        seen = file_kernels(target, save_graph(model, Path(folder) / "network.onnx"), owners)
     spent = dict.fromkeys(names, 0.0)
     for place, ms in seen.times:
         if place >= 0:

@@ -117,18 +117,22 @@ def rounds(
     estimates = [_warm_up(session, warmup) for session in sessions]
     conditions, clock = Conditions.now(), _Time(seconds * len(sessions))
     taken: list[Round] = []
+    slow = 0
     while True:
         if len(taken) >= LEAST_ROUNDS and paces and clock.waiting(taken) and paces.slow():
-            gather(_GATHER_S)
+            slow += 1
+            if slow % 2 == 0:  # looking on is work too, and brings a good state back as often (machine_states.py)
+                gather(_GATHER_S)
         else:
             taken.append(_round(sessions, estimates, paces))
         numbers = [number for number, turns in enumerate(taken) if all(turn.good for turn in turns)]
         good = [taken[number] for number in numbers]
-        if enough(good) or clock.over(taken, len(good)):
+        sufficient = enough(good)
+        if sufficient or clock.over(taken, len(good)):
             break
     beside = conditions.since(max(session.threads for session in sessions))
     usual = paces.learnt() if paces else (None,) * len(sessions)
-    if enough(good) or len(good) >= min(LEAST_GOOD, len(taken)):
+    if sufficient or len(good) >= min(LEAST_GOOD, len(taken)):
         return Rounds(tuple(good), tuple(numbers), usual, len(taken) - len(good), beside)
     return Rounds(tuple(taken), tuple(range(len(taken))), usual, 0, (*beside, _disturbed(taken)))
 
@@ -204,9 +208,7 @@ class _Beat:
 
     def now(self) -> float:
         """A turn of the kernel; its ms."""
-        runs, alone = settled_turn(self._kernel, self._estimate, most=_REFERENCE_RUNS)
-        # Its threads sleep between runs and now and then wake on one core; the faster runs tell the machine's pace.
-        self._last = 1000 * sorted(runs)[len(runs) // 4]
+        self._last, alone = kernel_turn(self._kernel, self._estimate)
         self._alone += [self._last] if alone else []
         return self._last
 
@@ -286,6 +288,13 @@ def settled_turn(
     if not alone:
         _quieten()
     return undisturbed(lambda: _turn(session, estimate, most))
+
+
+def kernel_turn(kernel: Session, estimate: float) -> tuple[float, bool]:
+    """One turn of a reference kernel: its ms, and whether it had the cores to itself."""
+    runs, alone = settled_turn(kernel, estimate, most=_REFERENCE_RUNS)
+    # Its threads sleep between runs and now and then wake on one core; the faster runs tell the machine's pace.
+    return 1000 * sorted(runs)[len(runs) // 4], alone
 
 
 def _quieten() -> None:

@@ -133,7 +133,7 @@ def export_all(target: Target, subjects: Sequence[Subject], keep: Path, workers:
 
 
 def _observed(table: LatencyTable, subject: Subject, prepared: Path, seconds: float) -> str:
-    observed = observe_prepared(table.target, prepared, seconds)
+    observed = observe_prepared(table.target, prepared, seconds, subject.build)
     table.add(subject.label, subject.size, observed)
     return f"{observed.whole.median_ms:.2f} ms{', disturbed' if observed.disturbed else ''}"
 
