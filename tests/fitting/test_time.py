@@ -23,10 +23,11 @@ COMMON = (
     "train.accelerator=cpu",
 )
 ONE_SHOT = (
-    "search.backbone=test_efficientnet", "search.profiled=10", "search.supernet_epochs=200", "search.evaluations=2000",
-    "search.beside=[]",
+    "search.strategy=one-shot", "search.backbone=test_efficientnet", "search.profiled=10", "search.supernet_epochs=200",
+    "search.evaluations=2000", "search.beside=[]",
 )  # fmt: skip
-WHOLE = ("search.strategy=whole", "search.networks=[timm/test_efficientnet+fpn]", "search.widths=[0.25, 0.125]")
+NETWORKS = ("search.networks=[timm/test_efficientnet+fpn]", "search.widths=[0.25, 0.125]")
+WHOLE = ("search.strategy=whole", *NETWORKS)
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,32 @@ def test_out_of_time_the_best_network_so_far_is_proven(scenes: Path, tmp_path: P
             json.loads((tmp_path / "run" / "stages" / "supernet.json").read_text())["result"]["epochs"] == LEAST_EPOCHS
         )
         assert len(Front.read(tmp_path / "run" / "explored.json").candidates) <= LEAST_EVALUATIONS
+
+
+@pytest.mark.parametrize(("minutes", "taken"), [(1, "whole"), (600, "one-shot"), (None, "one-shot")])
+def test_auto_leaves_the_supernet_out_where_there_is_no_time_for_one(
+    scenes: Path, tmp_path: Path, minutes: float | None, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which way is taken is kept, so that a later call with less time left goes on on the same one."""
+    from catchweight.fitting import main
+
+    class TakenError(Exception):
+        """What would be done next is what other tests are about."""
+
+    def stop(route: object) -> None:
+        raise TakenError(type(route).__name__)
+
+    for route in (main.OneShotRoute, main.WholeRoute):
+        monkeypatch.setattr(route, "prepare", stop)
+    said: list[str] = []
+    with pytest.raises(TakenError, match={"whole": "WholeRoute", "one-shot": "OneShotRoute"}[taken]):
+        cw.fit(
+            scenes, "latency<=10s", run=tmp_path / "run", threads=1, weights="none", minutes=minutes, say=said.append,
+            set_=(*COMMON, "search.backbone=test_efficientnet", *NETWORKS),
+        )  # fmt: skip
+    kept = json.loads((tmp_path / "run" / "stages" / "strategy.json").read_text())["result"]
+    assert kept == {"strategy": taken}
+    assert any("too short for a supernet" in line for line in said) == (taken == "whole")
 
 
 def test_training_that_turns_out_slower_than_planned_stops_at_its_share(

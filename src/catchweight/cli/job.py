@@ -89,8 +89,8 @@ def fit(
     and the same command goes on.
 
     Several --budget give several networks from one search. --size is the largest input considered (default: the size
-    of the images). --set search.strategy=whole races published networks instead; --set reaches every setting, e.g.
-    --set train.epochs=60 --set search.backbone=tf_efficientnet_lite1.
+    of the images). --set search.strategy=whole races published networks instead, as a short --time does by itself;
+    --set reaches every setting, e.g. --set train.epochs=60 --set search.backbone=tf_efficientnet_lite1.
 
     --compress searches a second time under a relaxed latency, then prunes that winner (prune), quantises it (int8), or
     both (all) into the budget. A step is kept if it is measured faster and costs at most --tolerance points; the

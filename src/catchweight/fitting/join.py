@@ -39,8 +39,9 @@ def join(folder: Path | str, say: Say = print) -> Front:
     """
     run = Run(Path(folder))
     job = job_of(run, say)
-    if job.settings.search.strategy != "one-shot":
-        raise UsageError(f"{folder} does not explore a supernet: its strategy is {job.settings.search.strategy}")
+    strategy = (run.result("strategy") or {}).get("strategy", job.settings.search.strategy)
+    if strategy not in ("auto", "one-shot"):
+        raise UsageError(f"{folder} does not explore a supernet: its strategy is {strategy}")
     if run.result("explore") is not None:
         raise UsageError(f"{folder} has been explored: there is nothing to join")
     planned = run.result("explore-plan")

@@ -37,9 +37,14 @@ from .settings import FitSettings
 from .whole import WholeRoute
 
 ROUTES: dict[str, type] = {
-    "one-shot": OneShotRoute, "gradient": GradientRoute, "random": RandomRoute, "whole": WholeRoute,
+    "auto": OneShotRoute, "one-shot": OneShotRoute, "gradient": GradientRoute, "random": RandomRoute,
+    "whole": WholeRoute,
 }  # fmt: skip
 """By ``search.strategy``."""
+TOO_SHORT = (
+    "the time is too short for a supernet, so known networks race each other; with --set search.strategy=one-shot, or "
+    "without --time, a search is made all the same"
+)
 
 
 class BudgetMissedError(CatchweightError):
@@ -151,13 +156,25 @@ def _report_stop(job: Job, error: BaseException) -> None:
 
 
 def route_of(job: Job) -> Route:
-    """The route that the settings name."""
+    """The route that the settings name; under "auto" the one that is taken where the time allows."""
     route: Route = ROUTES[job.settings.search.strategy](job)
     return route
 
 
+def _affordable(job: Job, route: Route) -> str:
+    """The strategy that is worth its time under "auto"."""
+    assert isinstance(route, OneShotRoute), "what auto stands for"
+    if route.worth(job.allowance):
+        return "one-shot"
+    job.say(f"search: {TOO_SHORT}")
+    return "whole"
+
+
 def _stages(job: Job, route: Route) -> FitResult:
     job.run.stage("data", lambda: _check(job))
+    if job.settings.search.strategy == "auto":
+        taken = job.run.stage("strategy", lambda: {"strategy": _affordable(job, route)})["strategy"]
+        route = route if taken == "one-shot" else ROUTES[taken](job)
     route.prepare()
     done: list[PointResult] = []
     missed: list[str] = []
@@ -225,6 +242,8 @@ def describe_plan(job: Job) -> dict[str, Any]:
         CatchweightError: the budget is out of reach; tells by how much.
     """
     route = route_of(job)
+    if job.settings.search.strategy == "auto" and _affordable(job, route) != "one-shot":
+        route = WholeRoute(job)
     plan = route.describe()
     if job.settings.compress.steps != "none":
         plan = with_compression(job, plan, route.longest_epoch())

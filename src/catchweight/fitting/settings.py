@@ -46,10 +46,11 @@ class SearchSettings(Config):
 
     later: ClassVar[tuple[str, ...]] = ("gradient", "storage")
 
-    strategy: Literal["one-shot", "gradient", "random", "whole"] = "one-shot"
-    """"one-shot": a supernet is trained, its members are searched, the best trained on. "gradient": FasterSeg's
-    co-search finds a student and its teacher. "random": random members of the space race each other, each trained
-    alone. "whole": so do published networks at several widths and sizes."""
+    strategy: Literal["auto", "one-shot", "gradient", "random", "whole"] = "auto"
+    """"auto": "one-shot", or "whole" where ``--time`` leaves too little for a supernet. "one-shot": one is trained, its
+    members are searched, the best trained on. "gradient": FasterSeg's co-search finds a student and its teacher.
+    "random": random members of the space race each other, each trained alone. "whole": so do published networks at
+    several widths and sizes."""
     scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.45)
     """Input sizes as shares of the base size."""
     headroom: float = Field(0.04, ge=0, lt=1)
