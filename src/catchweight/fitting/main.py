@@ -217,6 +217,11 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "
         f"within {point.budget}"
     )
+    planned, wanted = (run.result("plan") or {}).get("epochs"), job.settings.train.epochs
+    if planned is not None and planned < wanted:
+        point.say(
+            f"done: its training was planned for {planned} epochs instead of {wanted}; a longer --time gives more"
+        )
     point.say(f"report: {report}")
     front = Front.read(run.path("front.json"))
     return PointResult(str(point.budget), run.folder, final, run.path("model.onnx"), front, report)

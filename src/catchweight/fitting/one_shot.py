@@ -38,6 +38,9 @@ LEAST_EPOCHS, LEAST_EVALUATIONS = 3, 24
 WORTH_EPOCHS = 8
 """A supernet of fewer is left out by ``search.strategy=auto``, unless no more are asked for: with 3 of 25 epochs on
 CamVid the whole run came to 0.36 mIoU, where known networks come to 0.6 in the time."""
+WORTH_S = 1200.0
+"""So is one in a shorter job: profiling, exploring and measuring take five minutes and more whatever the data, and of
+twelve minutes with a small data set one epoch was left to train what had been found."""
 TOO_SHORT = (
     "the time is short for one, and little will be left to train what it finds; with another --run folder, "
     "--set search.strategy=whole trains known networks instead"
@@ -119,7 +122,7 @@ class OneShotRoute(SpaceRoute):
     def worth(self, seconds: float | None) -> bool:
         """Whether a job of so many seconds (None: of any length) has the time for a supernet."""
         wanted = min(WORTH_EPOCHS, self.settings.supernet_epochs)
-        return seconds is None or self._affordable(seconds) >= wanted
+        return seconds is None or (seconds >= WORTH_S and self._affordable(seconds) >= wanted)
 
     def _affordable(self, seconds: float) -> int:
         return int(SUPERNET_SHARE * seconds / self._epoch_seconds)

@@ -158,7 +158,8 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
         storage=sqlite_url(point.run.path("study.db")),
         say=lambda line: point.say(f"search: {line}"),
     )
-    return Front(front.candidates + screening.allowed[plan["candidates"] :] + screening.dropped).to_json()
+    untried = tuple(replace(c, note="not tried: no time") for c in screening.allowed[plan["candidates"] :])
+    return Front(front.candidates + untried + screening.dropped).to_json()
 
 
 def _train_to(

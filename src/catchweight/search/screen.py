@@ -86,7 +86,10 @@ def screen(
 def _descend(
     ladder: list[Arch], budget: Budget, cost_of: CostOf, per_ladder: int
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Bisect for the largest member within ``budget``, then take the next smaller ones as well."""
+    """Find the largest member within ``budget``, then take the next smaller ones as well.
+
+    The largest of all is looked at first, since most budgets leave most ladders their top; then by bisection.
+    """
     costs: dict[int, Cost] = {}
 
     def allows(index: int) -> bool:
@@ -94,7 +97,8 @@ def _descend(
             costs[index] = cost_of(ladder[index])
         return budget.allows(costs[index])
 
-    low, high = 0, len(ladder)  # the first member within budget is in [low, high]; high = len: none is
+    # The first member within budget is in [low, high]; high = len: none is.
+    low, high = (0, 0) if allows(0) else (1, len(ladder))
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if allows(middle) else (middle + 1, high)
