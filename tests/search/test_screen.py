@@ -102,3 +102,13 @@ def test_a_real_target_gives_real_figures(tmp_path):
     cost = result.allowed[0].cost
     assert cost.latency_ms > 0
     assert cost.params == sum(p.numel() for p in space.network(result.allowed[0].arch, 3).parameters())
+
+
+def test_memory_is_measured_where_a_budget_limits_it(tmp_path):
+    """Figures kept from a screening that did not need it are not enough."""
+    target = Target.parse("onnxruntime:cpu", threads=1)
+    space = WholeNetworks((64, 64), ("timm/test_efficientnet+fpn",), (0.25,), (1.0,))
+    plain = screen(space, Budget.parse("latency<=10s"), target, 3, tmp_path)
+    assert plain.allowed[0].cost.memory_bytes is None
+    limited = screen(space, Budget.parse("latency<=10s, memory<=64GB"), target, 3, tmp_path)
+    assert (limited.allowed[0].cost.memory_bytes or 0) > 1e5

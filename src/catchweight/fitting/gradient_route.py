@@ -183,7 +183,7 @@ class GradientRoute(SpaceRoute):
         def plain(arch: Arch) -> SegmentationNet:
             return build_network(arch["network"], self.job.classes)
 
-        return measuring(plain, self.job.target, self.job.run.path("screen"), self.job.say)
+        return measuring(plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
 
     # --- What they share
 

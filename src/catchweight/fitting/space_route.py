@@ -120,7 +120,7 @@ class SpaceRoute:
         """
         job = self.job
         with tempfile.TemporaryDirectory() as store:
-            cost_of = measuring(self._plain, job.target, Path(store), job.say)
+            cost_of = measuring(self._plain, job.target, Path(store), job.say, job.budgets)
             found = [self.look_ahead(budget, cost_of) for budget in job.searched]
         for ahead in found:
             ahead.check(job.target)
@@ -152,7 +152,7 @@ class SpaceRoute:
 
     @cached_property
     def measured(self) -> CostOf:
-        return measuring(self._plain, self.job.target, self.job.run.path("screen"), self.job.say)
+        return measuring(self._plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
 
     def look_ahead(self, budget: Budget, cost: CostOf | None = None) -> Reach:
         smallest, largest = self.space.smallest(), self.space.largest()

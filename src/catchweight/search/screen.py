@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ def look_ahead(
 ) -> Reach:
     """Say whether the budget can be made in ``space``, from its smallest and largest member; see :func:`reach`."""
     bounds = ends(space, classes)
-    cost = _cost_of(space, target, classes, store, say)
+    cost = _cost_of(space, budget, target, classes, store, say)
     found = reach(budget, bounds.smallest, bounds.largest, cost, others=bounds.others, headroom=headroom)
     say(f"reach: {found}")
     return found
@@ -72,7 +72,7 @@ def screen(
     """
     ahead = look_ahead(space, budget, target, classes, store, headroom=headroom, say=say)
     ahead.check(target)
-    tightened, cost_of = budget.tightened(headroom), _cost_of(space, target, classes, store, say)
+    tightened, cost_of = budget.tightened(headroom), _cost_of(space, budget, target, classes, store, say)
     allowed: list[Candidate] = []
     dropped: list[Candidate] = []
     for ladder in space.ladders():
@@ -112,29 +112,42 @@ def _descend(
     return fits, fails
 
 
-def _cost_of(space: WholeNetworks, target: Target, classes: int, store: Path, say: Say) -> CostOf:
-    return measuring(lambda arch: space.network(arch, classes), target, store, say)
+def _cost_of(space: WholeNetworks, budget: Budget, target: Target, classes: int, store: Path, say: Say) -> CostOf:
+    return measuring(lambda arch: space.network(arch, classes), target, store, say, (budget,))
 
 
-def measuring(network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say) -> CostOf:
+def measuring(
+    network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say, budgets: Sequence[Budget] = ()
+) -> CostOf:
     """The cost of a member measured on the target; from ``store`` when this very target measured it before.
 
     Args:
         network: builds a member; its weights do not matter.
         store: folder of one JSON file per measured member.
+        budgets: what they limit is measured; memory and energy are not otherwise, since they take their time.
     """
-    return partial(_cost, network, target, store, say)
+    limited = {limit.name for budget in budgets for limit in budget.limits}
+    return partial(_cost, network, target, store, say, limited & set(_EXTRAS))
 
 
-def _cost(network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say, arch: Arch) -> Cost:
+_EXTRAS = {"memory": "memory_bytes", "energy": "energy_j"}
+"""What a target measures only when asked to, and where a cost has it."""
+
+
+def _cost(
+    network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say, extras: Set[str], arch: Arch
+) -> Cost:
     path = store / f"{label(arch)}.json"
     if path.exists():
         known: dict[str, Any] = read_json(path)
         if known["target"] == target.fingerprint() and known["arch"] == arch.to_json():
-            return Cost.from_json(known["cost"])
+            cost = Cost.from_json(known["cost"])
+            if all(getattr(cost, _EXTRAS[name]) is not None for name in extras):
+                return cost
     start = time.monotonic()
     torch.manual_seed(0)
-    cost = target.cost(network(arch), size_of(arch), seconds=SCREEN_S)
+    asked: dict[str, Any] = dict.fromkeys(extras, True)
+    cost = target.cost(network(arch), size_of(arch), seconds=SCREEN_S, **asked)
     write_json(path, {"arch": arch.to_json(), "target": target.fingerprint(), "cost": cost.to_json()})
     shown = format_quantity("latency", cost.latency_ms or 0.0)
     say(f"{label(arch)}: {shown} ({time.monotonic() - start:.0f} s to export and measure)")
