@@ -63,9 +63,8 @@ def test_marks_change_nothing_that_is_computed(name: str) -> None:
 def test_every_block_of_a_whole_network_gets_its_time() -> None:
     seen = observe(EAGER, build_network("eseg_lite_s:levels=2-6,repeats=1", 5, width=0.5), SIZE, seconds=0.2)
     assert all(row.ms > 0 for row in seen.rows)
-    assert (
-        seen.rest_ms < 0.02 * seen.sum_ms
-    )  # fusion weights are computed anew at every run, for the sum that reads them
+    # Fusion weights are computed anew at every run, for the sum that reads them.
+    assert seen.rest_ms < 0.02 * seen.sum_ms
 
 
 def test_half_precision_is_told_in_the_signatures(tmp_path: Path) -> None:

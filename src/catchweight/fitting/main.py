@@ -12,10 +12,11 @@ request, ``fit`` goes on where it was.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..config import save_yaml
 from ..data import SegmentationData, check_data, draw_grid
@@ -41,7 +42,7 @@ ROUTES: dict[str, type] = {
     "whole": WholeRoute,
 }  # fmt: skip
 """By ``search.strategy``."""
-TOO_SHORT = (
+NO_SEARCH = (
     "the time is too short for a supernet, so known networks race each other; with --set search.strategy=one-shot, or "
     "without --time, a search is made all the same"
 )
@@ -161,20 +162,25 @@ def route_of(job: Job) -> Route:
     return route
 
 
+def _settled(job: Job, route: Route, kept: Callable[[Callable[[], Any]], Any] = lambda work: work()) -> Route:
+    """Under "auto" the route that is worth its time, else ``route``; ``kept`` remembers or does the choosing."""
+    if job.settings.search.strategy != "auto":
+        return route
+    taken = kept(lambda: {"strategy": _affordable(job, route)})["strategy"]
+    return route if taken == "one-shot" else cast(Route, ROUTES[taken](job))
+
+
 def _affordable(job: Job, route: Route) -> str:
-    """The strategy that is worth its time under "auto"."""
     assert isinstance(route, OneShotRoute), "what auto stands for"
     if route.worth(job.allowance):
         return "one-shot"
-    job.say(f"search: {TOO_SHORT}")
+    job.say(f"search: {NO_SEARCH}")
     return "whole"
 
 
 def _stages(job: Job, route: Route) -> FitResult:
     job.run.stage("data", lambda: _check(job))
-    if job.settings.search.strategy == "auto":
-        taken = job.run.stage("strategy", lambda: {"strategy": _affordable(job, route)})["strategy"]
-        route = route if taken == "one-shot" else ROUTES[taken](job)
+    route = _settled(job, route, partial(job.run.stage, "strategy"))
     route.prepare()
     done: list[PointResult] = []
     missed: list[str] = []
@@ -246,9 +252,7 @@ def describe_plan(job: Job) -> dict[str, Any]:
     Raises:
         CatchweightError: the budget is out of reach; tells by how much.
     """
-    route = route_of(job)
-    if job.settings.search.strategy == "auto" and _affordable(job, route) != "one-shot":
-        route = WholeRoute(job)
+    route = _settled(job, route_of(job))
     plan = route.describe()
     if job.settings.compress.steps != "none":
         plan = with_compression(job, plan, route.longest_epoch())

@@ -3,8 +3,9 @@
 A host may put two virtual processors on cores of one cache, on cores far apart, or on the two halves of one core, and
 leave them there for seconds. Two threads that wait for each other then take up to three times as long (far apart), or
 work that fills the cores twice as long (one core). The host moves a virtual processor when it wakes up, towards the one
-that woke it. So we let them fall asleep and wake each other, many times. Merely sleeping does not help
-(``benchmarks/machine_states.py``). On a machine of one's own it does nothing but take its time.
+that woke it. So we let them fall asleep and wake each other, many times. On some days that led out of a slow
+state more often than going on with the work, on others less (``docs/results.md``, section 5). On a machine of one's
+own it does nothing but take its time.
 """
 
 from __future__ import annotations

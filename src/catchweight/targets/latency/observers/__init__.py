@@ -8,10 +8,9 @@ from .onnx_runtime import OnnxRuntimeObserver
 
 OBSERVERS: dict[str, Observer] = {
     "onnxruntime:cpu": OnnxRuntimeObserver(),
-    **{
-        name: EagerObserver()
-        for name in ("torch:cpu", "torch:cpu:bf16", "torch:cuda", "torch:cuda:fp16", "torch:cuda:bf16")
-    },
+    **dict.fromkeys(
+        ("torch:cpu", "torch:cpu:bf16", "torch:cuda", "torch:cuda:fp16", "torch:cuda:bf16"), EagerObserver()
+    ),
 }
 """By the target's text."""
 
