@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -202,3 +203,15 @@ def test_step_seeds_differ_between_steps_processes_and_seeds() -> None:
     seeds = {step_seed(seed, at, rank) for seed in range(5) for at in range(200) for rank in range(4)}
     assert len(seeds) == 5 * 200 * 4
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_it_gives_way_to_measurements_before_each_step_and_each_batch_of_an_evaluation(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    for name in ("epoch", "evaluate"):
+        module = import_module(f"catchweight.train.{name}")
+        monkeypatch.setattr(module, "give_way", lambda name=name: asked.append(name))
+    train(tiny_net(len(data.classes)), data, recipe_with(epochs=2), tmp_path, quiet=True)
+    assert asked.count("epoch") == 2 * (len(data.splits["train"]) // RECIPE.batch)
+    assert asked.count("evaluate") >= 2

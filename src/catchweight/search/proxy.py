@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..data.loading import EvalBatch
 from ..errors import CatchweightError
 from ..files import written_aside
+from ..quiet import give_way
 from ..tasks.losses import cross_entropy, log_probabilities
 from ..tasks.metrics import confusion_matrix, mean_iou
 
@@ -76,6 +77,7 @@ def cached_features(
     maps, labels = [], []
     with torch.no_grad():
         for batch in batches:
+            give_way()
             maps.append(encode(batch.images).to(torch.float16).cpu())
             labels += [_nearest(mask, label_size) for mask in batch.masks]
     found = Features(torch.cat(maps), torch.stack(labels))
@@ -134,6 +136,7 @@ class Proxy:
         )
         generator = torch.Generator().manual_seed(seed)
         for step in range(steps):
+            give_way()
             optimiser.param_groups[0]["lr"] = self.lr * (1 - step / steps) ** POWER
             self._step(module, optimiser, generator)
         return self._scored(module.eval())

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from ..data.loading import Batch
 from ..nets import SegmentationNet
+from ..quiet import give_way
 from ..tasks.metrics import SegmentationScore
 from .batches import Batches
 from .checkpoints import Checkpoint, Progress
@@ -95,6 +96,7 @@ def run_epoch(training: Training, live: Live) -> None:
     saved = began
     training.net.train()
     for index, batch in enumerate(loader.epoch(progress.epoch, progress.step), start=progress.step):
+        give_way()
         at = progress.epoch * steps + index
         # Dropout and drop-path draw from the step's own seed, so a resumed step draws the same.
         torch.manual_seed(step_seed(recipe.seed, at, fabric.global_rank))

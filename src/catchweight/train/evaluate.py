@@ -11,6 +11,7 @@ from torch import Tensor
 from ..data.classes import ClassSet
 from ..data.loading import EvalBatch
 from ..nets import SegmentationNet
+from ..quiet import give_way
 from ..tasks.metrics import BoundaryF, SegmentationScore, confusion_matrix, mean_iou
 
 Predict = Callable[[Tensor], Tensor]
@@ -33,6 +34,7 @@ def evaluate(
     per_image: list[tuple[str, float]] = []
     borders = BoundaryF(count) if boundary else None
     for batch in loader:
+        give_way()
         logits = predict(batch.images)
         for index, (mask, name) in enumerate(zip(batch.masks, batch.ids, strict=True)):
             guess = best_class(logits[index], mask.shape[-2:]).cpu()

@@ -23,6 +23,7 @@ from ..config import Config
 from ..errors import UsageError
 from ..front import Arch
 from ..nets import SegmentationNet
+from ..quiet import give_way
 from ..spaces.segmentation import SegmentationSpace, input_size
 from ..tasks.losses import SegmentationLoss
 from .distill.losses import pixel_kl
@@ -147,6 +148,7 @@ def recalibrate(net: nn.Module, batches: list[Tensor]) -> None:
         norm.momentum = None  # the plain mean over all batches
         norm.train()
     for batch in batches:
+        give_way()
         net(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -16,6 +16,7 @@ from ...data.cache import PixelCache
 from ...data.loading import Batch, EvalLoader
 from ...errors import CatchweightError
 from ...files import read_json, write_json
+from ...quiet import give_way
 from ...spaces.fasterseg import FasterSegLatency
 from ...train.checkpoints import load_state, save_state
 from ...train.epoch import step_seed
@@ -139,6 +140,7 @@ class Phase(ABC):
             group["lr"] = self.plan.lr * self.settings.lr_decay**progress.epoch
         self.search.space.train()
         for batch in self.batches():
+            give_way()
             at = progress.epoch * self.steps + progress.step
             # What is drawn depends on the step alone, so a resumed phase draws the same.
             torch.manual_seed(step_seed(self.settings.seed, at, len(self.halves)))

@@ -16,6 +16,7 @@ from ...errors import CatchweightError
 from ...files import read_json
 from ...front import Arch, Candidate, Front
 from ...nets.fasterseg import FasterSegConfig, config_name
+from ...quiet import give_way
 from ...spaces.fasterseg import (
     PAIRS,
     ArchitectureLogits,
@@ -107,6 +108,7 @@ def pair_scores(
     space.eval()
     with torch.inference_mode():
         for batch in loader:
+            give_way()
             found = space.predictions(space.normalise(batch.images.to(device)), values, role)
             for ends, total in totals.items():
                 for logits, mask in zip(found[ends], batch.masks, strict=True):

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from ...quiet import measuring
 from .conditions import Conditions
 from .gather import gather
 from .pace import TOLERANCE, UsualPace
@@ -113,6 +114,13 @@ def rounds(
         warmup: untimed runs of each session at first.
         reference: whether the reference kernels run between turns.
     """
+    with measuring():
+        return _rounds(sessions, seconds, warmup, reference, enough)
+
+
+def _rounds(
+    sessions: Sequence[Session], seconds: float, warmup: int, reference: bool, enough: Callable[[Sequence[Round]], bool]
+) -> Rounds:
     paces = _Paces(sessions) if reference else None
     estimates = [_warm_up(session, warmup) for session in sessions]
     conditions, clock = Conditions.now(), _Time(seconds * len(sessions))
@@ -172,12 +180,17 @@ def learn_pace(device: str, threads: int, told: Callable[[str], None]) -> None:
         return
     told(f"learning the machine's usual pace: {_LEARNT} times {_LEARNING_S:.0f} seconds")
     for _ in range(_LEARNT):
-        beats, end = [_Beat(kernel, name) for kernel in references(device, threads)], time.perf_counter() + _LEARNING_S
-        while time.perf_counter() < end:
-            for beat in beats:
-                beat.now()
+        with measuring():
+            _learn([_Beat(kernel, name) for kernel in references(device, threads)])
+
+
+def _learn(beats: Sequence[_Beat]) -> None:
+    end = time.perf_counter() + _LEARNING_S
+    while time.perf_counter() < end:
         for beat in beats:
-            beat.learn()
+            beat.now()
+    for beat in beats:
+        beat.learn()
 
 
 def _disturbed(taken: Sequence[Round]) -> str:
