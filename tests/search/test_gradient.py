@@ -104,6 +104,19 @@ def test_latency_is_the_students_alone_and_weighted(search: CoSearch) -> None:
     assert search.latency_ms > 0
 
 
+def test_mixed_precision_moves_the_same_parameters_the_same_way(search: CoSearch) -> None:
+    search.space.eval()  # norms that do not move, so that both passes see the same network
+    found, losses = [], []
+    for mixed in (False, True):
+        search.mixed = mixed
+        torch.manual_seed(0)
+        losses.append(search.architecture_gradient(batch(), 0.1))
+        found.append(torch.cat([vector.grad.clone().flatten() for vector in search.architecture]))
+    assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert all(gradient.dtype == torch.float32 for gradient in found)
+    assert torch.cosine_similarity(*found, dim=0) > 0.99
+
+
 def test_architecture_of_the_student_follows_latency_alone_to_the_narrowest(search: CoSearch) -> None:
     """With a latency that outweighs any loss, widths become narrow: the sign of the gradient is right."""
     search.coupled = True

@@ -79,6 +79,13 @@ def test_free_batch_keeps_the_size(net: SameNet, tmp_path: Path) -> None:
     assert fixed_input(path) == (None, (64, 70))
 
 
+def test_free_size_alone_keeps_the_batch(net: SameNet, tmp_path: Path) -> None:
+    path = to_onnx(net, tmp_path / "a.onnx", (64, 70), batch=2, dynamic="size")
+    assert departs(path, net, (2, 3, 64, 70)) < 1e-5
+    assert departs(path, net, (2, 3, 101, 66)) < 1e-5
+    assert fixed_input(path) == (2, None)
+
+
 def test_channels_last_weights_are_exported_right(net: SameNet, tmp_path: Path) -> None:
     path = to_onnx(net.to(memory_format=torch.channels_last), tmp_path / "a.onnx", (64, 64))
     assert departs(path, net, (1, 3, 64, 64)) < 1e-5

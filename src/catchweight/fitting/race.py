@@ -218,13 +218,19 @@ def measured(job: Job, point: Point, path: Path, cost: Cost) -> Cost:
 
     Args:
         path: ``latency.json`` is written beside it.
-        cost: of its network; latency and size of the file are those of this file instead.
+        cost: of its network; latency and size of the file are those of this file instead, and so are peak memory and
+            energy where the search has measured them.
     """
     found = [job.target.measure(path) for _ in range(3)]
     middle = sorted(found, key=lambda m: m.median_ms)[1]
     write_json(path.with_name("latency.json"), {"all": [m.to_json() for m in found], "used": middle.to_json()})
     point.say(f"measure: {middle.median_ms:.2f} ms on {job.target} (spread {middle.spread:.0%})")
-    return replace(cost, latency_ms=middle.median_ms, file_bytes=float(path.stat().st_size))
+    again = replace(cost, latency_ms=middle.median_ms, file_bytes=float(path.stat().st_size))
+    if cost.memory_bytes is not None:
+        again = replace(again, memory_bytes=job.target.peak_memory(path))
+    if cost.energy_j is not None:
+        again = replace(again, energy_j=job.target.energy(job.target.prepare(path)).joules)
+    return again
 
 
 def told_blocks(job: Job, point: Point) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def supernet(data: SegmentationData, settings: CoSearchSettings) -> CoSearch:
         coupled=settings.regularisation == "coupled",
         groups=settings.groups,
         channels_last=settings.channels_last,
+        mixed=settings.precision == "bf16-mixed",
     )
 
 

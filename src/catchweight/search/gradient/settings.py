@@ -71,6 +71,8 @@ class CoSearchSettings(Config):
     workers: int = Field(default=1, ge=0)
     """Loader threads that prepare batches ahead."""
     channels_last: bool = True
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    """"bf16-mixed" is quicker where processor or GPU has bfloat16; losses and latencies stay in float32."""
     checkpoint_every_s: float = Field(default=300.0, gt=0)
     """Seconds between checkpoints inside an epoch; each epoch's end is one as well."""
 

@@ -50,6 +50,7 @@ class CoSearch:
     Attributes:
         latency: of the student; ``None`` leaves it out.
         coupled: whether the three groups of the latency are open at once.
+        mixed: whether the supernet runs in bfloat16 where that is safe (autocast).
     """
 
     space: FasterSegSpace
@@ -59,6 +60,7 @@ class CoSearch:
     coupled: bool = False
     groups: Sequence[float] = ()
     channels_last: bool = True
+    mixed: bool = False
     latency_ms: float = field(default=0.0, init=False)
     """The student's expected latency at the last architecture step, weighted as it is regularised."""
 
@@ -112,12 +114,17 @@ class CoSearch:
         x, masks = self._input(batch)
         total, regularised = 0.0, not (self.latency and weight)
         for role, values in members:
-            loss = five_losses(self.space.predictions(x, values, role), masks)
+            loss = five_losses(self._predictions(x, values, role), masks)
             total += float(loss.detach())
             if role == "student" and not regularised:  # its first member is the one at drawn widths
                 loss, regularised = loss + weight * self._latency(values), True
             loss.backward(inputs=list(moved))
         return total
+
+    def _predictions(self, x: Tensor, values: Values, role: str) -> dict[Ends, Tensor]:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.mixed):
+            found = self.space.predictions(x, values, role)
+        return {ends: logits.float() for ends, logits in found.items()}
 
     def _latency(self, values: Values) -> Tensor:
         assert self.latency is not None
