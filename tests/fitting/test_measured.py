@@ -1,4 +1,4 @@
-"""The last measurement of `fit`: what the exported file itself takes, in every quantity that the search has measured."""
+"""The last measurement of `fit`: what the exported file takes, in every quantity that the search has measured."""
 
 from __future__ import annotations
 
