@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 MEASURER_WAITS_S = TRAINING_WAITS_S = 60.0
 """Longest wait for another measurement; a single measurement takes 2 to 30 seconds."""
-DEAF_S = 600.0
-"""After such a wait a training looks at the lock no more for so long: its holder may be stopped."""
+DEAF_S = 120.0
+"""After such a wait a training does not look at the lock for so long: its holder may be a stopped process."""
 _POLL_S = 0.05
 
 _deaf_until = 0.0

@@ -41,7 +41,7 @@ class Protocol:
 
     size: tuple[int, int] = (180, 240)
     seeds: tuple[int, ...] = (0, 1, 2)
-    recipe: Recipe = finetune().model_copy(update={"epochs": 7, "eval_every": 7, "tensorboard": False})
+    recipe: Recipe = finetune().model_copy(update={"epochs": 20, "eval_every": 20, "tensorboard": False})
     widths: tuple[int, ...] = (48, 64, 56, 40)
     """Widths of the P9 arm, in order of preference: the first for which an equally slow P5 arm exists is taken."""
     widest: int = 3
