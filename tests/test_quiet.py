@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +108,16 @@ def test_a_temporary_folder_that_takes_no_lock_stops_nobody(tmp_path: Path, monk
     with quiet.measuring() as held:
         assert not held
     quiet.give_way()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="users have numbers on POSIX systems only")
+def test_a_user_without_a_name_has_a_lock_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with quiet.measuring() as held:
+        assert held
 
 
 def test_the_folder_is_the_user_s_own(tmp_path: Path) -> None:

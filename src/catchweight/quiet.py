@@ -73,8 +73,10 @@ def _lock_of(_process: int) -> FileLock:
     Raises:
         OSError: the folder for it cannot be made, or is somebody else's.
     """
-    folder = Path(tempfile.gettempdir()) / f"catchweight-{getpass.getuser()}"
+    # By number: in a container the user may have no name.
+    user = os.getuid() if hasattr(os, "getuid") else None
+    folder = Path(tempfile.gettempdir()) / f"catchweight-{getpass.getuser() if user is None else user}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if hasattr(os, "getuid") and (folder.is_symlink() or folder.stat().st_uid != os.getuid()):
+    if user is not None and (folder.is_symlink() or folder.stat().st_uid != user):
         raise PermissionError(f"{folder} belongs to somebody else")
     return FileLock(folder / "measuring.lock")
