@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 
 from catchweight.nets import build_network
 from catchweight.targets.tracing.graph import to_onnx
+from exported import departs
 
 TRACED, OTHERS = (96, 128), ((64, 64), (67, 97), (160, 120))
 
@@ -34,13 +34,8 @@ def test_a_file_of_free_size_agrees_at_sizes_never_traced(name: str, tmp_path: P
     with torch.no_grad():
         net(torch.randn(4, 3, *TRACED))  # norms with statistics of their own
     net.eval()
-    session = onnxruntime.InferenceSession(
-        to_onnx(net, tmp_path / "net.onnx", TRACED, dynamic="size"), providers=["CPUExecutionProvider"]
-    )
+    file = to_onnx(net, tmp_path / "net.onnx", TRACED, dynamic="size")
     for size in (TRACED, *OTHERS):
-        image = torch.randn(1, 3, *size)
-        (ours,) = session.run(None, {"image": image.numpy()})
+        assert departs(file, net, (1, 3, *size)) < 1e-4, size
         with torch.no_grad():
-            eager = net(image)
-        assert ours.shape == eager.shape == (1, 5, *size)
-        assert (torch.from_numpy(ours) - eager).abs().max() < 1e-4 * eager.abs().max(), size
+            assert net(torch.zeros(1, 3, *size)).shape == (1, 5, *size)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.targets.tracing.graph import MODULE_KEY, check_onnx, fixed_input, load_graph, to_onnx
+from exported import departs
 
 
 class SameNet(nn.Module):
@@ -41,17 +41,6 @@ class SameNet(nn.Module):
 def net() -> SameNet:
     torch.manual_seed(0)
     return SameNet()
-
-
-def departs(path: Path, net: nn.Module, shape: tuple[int, ...]) -> float:
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found = session.run(["logits"], {"image": image.numpy()})[0]
-    net.eval()
-    with torch.no_grad():
-        expected = net(image).numpy()
-    assert found.shape == expected.shape
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 77)])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..budget import Budget, Cost, format_quantity
+from ..budget import Budget, Cost, format_quantity, measured
 from ..files import read_json, write_json
 from ..front import Arch, Candidate
 from ..spaces.whole import WholeNetworks, label, size_of
@@ -127,11 +127,11 @@ def measuring(
         budgets: what they limit is measured; memory and energy are not otherwise, since they take their time.
     """
     limited = {limit.name for budget in budgets for limit in budget.limits}
-    return partial(_cost, network, target, store, say, limited & set(_EXTRAS))
+    return partial(_cost, network, target, store, say, limited & _EXTRAS)
 
 
-_EXTRAS = {"memory": "memory_bytes", "energy": "energy_j"}
-"""What a target measures only when asked to, and where a cost has it."""
+_EXTRAS = frozenset({"memory", "energy"})
+"""Quantities that a target measures only when asked to."""
 
 
 def _cost(
@@ -142,7 +142,7 @@ def _cost(
         known: dict[str, Any] = read_json(path)
         if known["target"] == target.fingerprint() and known["arch"] == arch.to_json():
             cost = Cost.from_json(known["cost"])
-            if all(getattr(cost, _EXTRAS[name]) is not None for name in extras):
+            if all(measured(name, cost) is not None for name in extras):
                 return cost
     start = time.monotonic()
     torch.manual_seed(0)

@@ -100,6 +100,7 @@ class Rounds:
     disturbances: tuple[str, ...]
 
 
+@measuring()
 def rounds(
     sessions: Sequence[Session], seconds: float, warmup: int, reference: bool, enough: Callable[[Sequence[Round]], bool]
 ) -> Rounds:
@@ -114,13 +115,6 @@ def rounds(
         warmup: untimed runs of each session at first.
         reference: whether the reference kernels run between turns.
     """
-    with measuring():
-        return _rounds(sessions, seconds, warmup, reference, enough)
-
-
-def _rounds(
-    sessions: Sequence[Session], seconds: float, warmup: int, reference: bool, enough: Callable[[Sequence[Round]], bool]
-) -> Rounds:
     paces = _Paces(sessions) if reference else None
     estimates = [_warm_up(session, warmup) for session in sessions]
     conditions, clock = Conditions.now(), _Time(seconds * len(sessions))
@@ -180,10 +174,10 @@ def learn_pace(device: str, threads: int, told: Callable[[str], None]) -> None:
         return
     told(f"learning the machine's usual pace: {_LEARNT} times {_LEARNING_S:.0f} seconds")
     for _ in range(_LEARNT):
-        with measuring():
-            _learn([_Beat(kernel, name) for kernel in references(device, threads)])
+        _learn([_Beat(kernel, name) for kernel in references(device, threads)])
 
 
+@measuring()
 def _learn(beats: Sequence[_Beat]) -> None:
     end = time.perf_counter() + _LEARNING_S
     while time.perf_counter() < end:
