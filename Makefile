@@ -25,8 +25,8 @@ demo: $(STAMP)   ## the main job on built-in scenes: search, train, export, meas
 test: $(STAMP)   ## the fast tests, two processes of one thread each (WORKERS=4: more; WORKERS=0: in one process)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-lint: $(STAMP)   ## ruff: rules and format
-	$(BIN)/ruff check .
+lint: $(STAMP)   ## ruff: rules and format (no cache: it does not notice that a new module changed the order of imports)
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)  ## mypy over the package

@@ -49,7 +49,7 @@ class Protocol:
     field_size: int = 384
     """Side in pixels of the noise image on which the receptive field is measured: twice the half-mass disc."""
     recipe: Recipe = scratch().model_copy(
-        update={"epochs": 12, "eval_every": 12, "size": (120, 160), "ema": 0.98, "tensorboard": False}
+        update={"epochs": 25, "eval_every": 25, "size": (120, 160), "ema": 0.98, "tensorboard": False}
     )
     seconds: float = 4.0
 
