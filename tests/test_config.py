@@ -36,6 +36,9 @@ def test_override_reaches_nested_keys_and_reads_yaml_values():
         ("epochs=many", "epochs"),
         ("lr.x=1", "plain value"),
         ("lr=[", "cannot read the value"),
+        ("lr=.inf", "lr = inf is wrong: .*finite"),
+        ("lr=nan", "lr = nan is wrong: .*finite"),
+        ("augment.scale=[0.5, .inf]", "augment.scale.1 = inf is wrong: .*finite"),
     ],
 )
 def test_wrong_assignments_are_explained(assignment, message):

@@ -16,13 +16,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import catchweight as cw
-from catchweight.budget import Budget
+from catchweight.budget import Budget, Cost
 from catchweight.data.scenes import make_scenes
-from catchweight.errors import CatchweightError, UsageError
+from catchweight.errors import CatchweightError, StorageError, UsageError
+from catchweight.files import write_json
 from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare, whole
-from catchweight.front import Front
+from catchweight.front import Arch, Candidate, Front
 from catchweight.nets import load_network
 
 pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again
@@ -147,12 +149,50 @@ def test_an_unreachable_budget_is_told_before_training_with_the_nearest_figure(s
         ({"extra": ("train.lrr=1",)}, 'did you mean "train.lr"'),
         ({"extra": ("search.networks=[eseg_lite_x]",)}, 'did you mean "eseg_lite'),
         ({"minutes": -1}, "positive"),
+        ({"target": "onnxruntime:cpu:int8"}, "use --target onnxruntime:cpu, with --compress int8"),
+        ({"extra": ("train.seed=7",)}, "--seed decides it"),
+        ({"extra": ("train.size=[64, 64]",)}, "--size decides it"),
+        ({"extra": ("train={seed: 7}",)}, "--seed decides it"),
+        ({"extra": ("search.scales=[.nan]",)}, "finite"),
+        ({"extra": ("search.scales=[0]",)}, "greater than 0"),
+        ({"extra": ("search.widths=[-1]",)}, "greater than 0"),
     ],
 )
 def test_bad_requests_write_nothing(scenes, tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         tiny_fit(scenes, tmp_path / "r", **changes)
     assert not (tmp_path / "r").exists()
+
+
+def test_of_several_budgets_one_out_of_reach_is_told_before_a_network_is_trained_for_the_others(scenes, tmp_path):
+    with pytest.raises(CatchweightError, match="no network of the space makes the budget latency<=0.000001ms"):
+        tiny_fit(scenes, tmp_path / "r", budget=["latency<=10s", "latency<=0.000001ms"])
+    assert not (tmp_path / "r" / "search").exists()
+
+
+def test_a_point_that_fails_leaves_the_others_their_front(scenes, tmp_path, monkeypatch):
+    found = Candidate(Arch(network="x", width=1.0, size=[64, 96]), Cost(latency_ms=1.0), 0.5, "chosen")
+    reasons = [CatchweightError("the first is not the network that was trained"), StorageError("the disk is full")]
+
+    def race(job, route, point):
+        if point.to_come == 2 and reasons:
+            raise reasons.pop()
+        write_json(point.run.path("front.json"), Front((found,)).to_json())
+        return found
+
+    monkeypatch.setattr("catchweight.fitting.main.race", race)
+    monkeypatch.setattr("catchweight.fitting.main.search_ablation", lambda *_: None)
+    monkeypatch.setattr(whole.WholeRoute, "prepare", lambda route: None)
+    run, budgets = tmp_path / "r", ["latency<=10s", "latency<=9s"]
+    with pytest.raises(StorageError):  # it would be in the way of the others as well
+        tiny_fit(scenes, run, budget=budgets)
+    assert not (run / "front.json").exists()
+    with pytest.raises(CatchweightError, match="is not the network that was trained"):
+        tiny_fit(scenes, run, budget=budgets)
+    assert Front.read(run / "front.json").candidates == (found,)
+    assert "is not the network" in (run / "points" / "latency-10s" / "report.html").read_text()
+    assert len(tiny_fit(scenes, run, budget=budgets).points) == 2
+    assert "is not the network" not in (run / "points" / "latency-10s" / "report.html").read_text()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the driver has gone"), MemoryError()])
@@ -180,6 +220,26 @@ def test_where_no_report_can_be_written_it_is_said_what_came_first(scenes, tmp_p
     assert lines[-1] == "report: not written, the disk is full"
 
 
+def test_a_run_goes_on_with_the_data_that_it_was_begun_with_alone(finished, scenes, tmp_path):
+    run = shutil.copytree(finished.folder, tmp_path / "run")
+    mask = sorted((scenes / "masks" / "train").iterdir())[0]
+    kept = mask.read_bytes()
+    Image.fromarray((np.array(Image.open(mask)) + 3) % 8).save(mask)  # each class by another number
+    try:
+        with pytest.raises(CatchweightError, match=r"has changed since .*differs in: .*shares.*new --run folder"):
+            tiny_fit(scenes, run)
+    finally:
+        mask.write_bytes(kept)
+    assert tiny_fit(scenes, run).best == finished.best, "written anew, but the same"
+    known = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(known | {"format": "camvid"}))
+    with pytest.raises(CatchweightError, match="read as camvid, not as folder: use --format camvid"):
+        tiny_fit(scenes, run)
+    del known["files"], known["fingerprint"]  # as of a version that kept less
+    (run / "data.json").write_text(json.dumps(known))
+    assert tiny_fit(scenes, run).best == finished.best
+
+
 def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):
     folder = make_scenes(tmp_path / "s", {"train": 4, "val": 2}, size=(64, 96))
     broken = sorted((folder / "images" / "train").iterdir())[1]
@@ -189,7 +249,7 @@ def test_data_that_cannot_be_trained_on_is_refused_by_file(tmp_path):
     assert not (tmp_path / "r" / "screen").exists()
 
 
-def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes, monkeypatch):
+def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes, tmp_path, monkeypatch):
     job = prepare(
         scenes, "latency<=10s", target="onnxruntime:cpu", run="unused", size=None, settings=FitSettings(),
         set_=TINY, minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
@@ -206,6 +266,12 @@ def test_the_plan_of_a_dry_run_counts_what_would_be_trained(scenes, monkeypatch)
         plan = describe_plan(job)
         assert (plan["candidates"], plan["epochs"], plan["minutes"]) == (2, 1, 2.0)
         assert plan["time"] == "at most 3 minutes: enough for this plan"
+    broken = tmp_path / "broken"
+    shutil.copytree(scenes, broken)
+    (broken / "masks" / "train" / "00001.png").write_bytes(b"no picture")
+    with monkeypatch.context() as patch, pytest.raises(CatchweightError, match=r"cannot be trained on .*00001\.png"):
+        patch.setattr(job, "data", cw.open_data(broken))
+        describe_plan(job)
     job.budgets = (Budget.parse("latency<=0.000001ms"),)
     with pytest.raises(CatchweightError, match="allow at least latency<="):
         describe_plan(job)

@@ -17,7 +17,7 @@ import torch
 import catchweight as cw
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
-from catchweight.fitting import FitSettings, describe_plan, prepare
+from catchweight.fitting import FitSettings, describe_plan, main, prepare
 from catchweight.fitting.estimate import bounded
 from catchweight.fitting.job import read_budgets
 from catchweight.front import Front
@@ -153,6 +153,40 @@ def test_a_dry_run_tells_the_minutes_of_every_stage(scenes):
     assert bounded(plan | {"minutes in all": 8.0}, 2.0)["time"].endswith("every stage is shortened, to about 25%")
     assert bounded(plan, None) == {}
     assert not Path("unused").exists()
+
+
+def test_a_budget_that_limits_nothing_predictable_is_refused_before_anything_is_written(scenes, tmp_path):
+    for strategy in ("one-shot", "random"):
+        with pytest.raises(UsageError, match="size<=10MB limits nothing that can be predicted.*strategy=whole"):
+            tiny_fit(scenes, tmp_path / "r", budget="size<=10MB", extra=(f"search.strategy={strategy}",))
+    assert not (tmp_path / "r").exists()
+
+
+def test_without_a_strategy_such_a_budget_is_raced_for_by_known_networks(scenes, tmp_path, monkeypatch):
+    class TakenError(Exception):
+        """What would be done next is what other tests are about."""
+
+    def stop(route) -> None:
+        raise TakenError(type(route).__name__)
+
+    monkeypatch.setattr(main.WholeRoute, "prepare", stop)
+    with pytest.raises(TakenError, match="WholeRoute"):
+        tiny_fit(scenes, tmp_path / "r", budget="size<=10MB")
+    assert Run(tmp_path / "r").result("strategy") == {"strategy": "whole"}
+
+
+def test_budgets_are_ordered_by_one_quantity_however_they_are_written():
+    limits = {
+        "latency<=5ms, params<=9M": ["latency<=5ms, params<=9M", "params<=1M, latency<=10ms"],
+        "params<=9M, latency<=5ms": ["params<=9M, latency<=5ms", "params<=1M, latency<=10ms"],
+    }
+    found = [[str(b) for b in read_budgets(several)] for several in limits.values()]
+    assert found == [
+        ["params<=1M, latency<=10ms", "latency<=5ms, params<=9M"],  # by latency: the first by name
+        ["params<=9M, latency<=5ms", "params<=1M, latency<=10ms"],  # as all of them are written
+    ]
+    with pytest.raises(UsageError, match="named twice"):
+        read_budgets(["latency<=5ms, params<=9M", "params<=9M, latency<=5ms"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Files that somebody made to do harm: nothing in them runs, nothing is written outside, and one clear message comes.
 
 More hostile checkpoints are in ``nets/test_network_file.py``, data sets in ``data/``, graphs in
-``targets/test_graph.py``, and pages in ``report/``; a run folder with spaces and Unicode also in ``faults/``.
+``targets/test_graph.py``, and pages in ``report/``; a run folder with spaces and Unicode also in ``faults/``; pictures
+in ``test_hostile_pictures.py``.
 """
 
 from __future__ import annotations
@@ -15,21 +16,19 @@ import struct
 import sys
 import tarfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
-from PIL import Image
 
 from catchweight.cli import main
 from catchweight.config import Config, load_yaml, override
 from catchweight.data import check_data, open_data
 from catchweight.data.readers.classes_file import read_classes_file
 from catchweight.data.scenes import make_scenes
-from catchweight.deploy.segmenter import Segmenter, read_rgb
+from catchweight.deploy.segmenter import Segmenter
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.files import read_json
 from catchweight.nets import load_network
@@ -192,61 +191,7 @@ def test_what_is_no_onnx_file_is_refused(content, tmp_path):
         Segmenter(tmp_path / "model.onnx")
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------
-
-
-def bomb(path: Path, side: int = 65_000) -> Path:
-    """A PNG of ``side`` by ``side`` white pixels in a few megabytes at most: its rows are empty after the first."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = zlib.compress(b"\0" + b"\xff" * side)
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-    return path
-
-
-def test_an_image_bomb_is_refused_where_pictures_are_predicted(tmp_path):
-    with pytest.raises(CatchweightError, match=r"bomb\.png"):
-        read_rgb(bomb(tmp_path / "bomb.png"))
-
-
-@pytest.mark.parametrize("folder", ["images", "masks"])
-def test_an_image_bomb_in_a_data_set_is_named(folder, tmp_path):
-    root = make_scenes(tmp_path / "s", {"train": 2, "val": 1}, size=(64, 96))
-    target = sorted((root / folder / "train").iterdir())[0]
-    bomb(target)
-    report = check_data(open_data(root))
-    found = [problem for problem in report.problems if problem.level == "error"]
-    assert [Path(problem.file).name for problem in found] == [target.name]
-    assert "more than 80,000,000 pixels" in found[0].message
-
-
-def test_a_mask_of_a_million_classes_is_refused_briefly(tmp_path):
-    root = make_scenes(tmp_path / "s", {"train": 2, "val": 1}, size=(64, 96))
-    mask = sorted((root / "masks" / "train").iterdir())[0]
-    image = next((root / "images" / "train").glob(f"{mask.stem}.*"))
-    colours = np.arange(1 << 20, dtype=np.uint32) * 16
-    coloured = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
-    Image.fromarray(coloured.reshape(1024, 1024, 3)).save(mask)
-    Image.new("RGB", (1024, 1024)).save(image)
-    faults = [problem for problem in check_data(open_data(root)).problems if problem.level == "error"]
-    assert [Path(fault.file).name for fault in faults] == [mask.name]
-    refused(faults[0].message)
-
-
-def test_a_mask_of_very_many_classes_is_refused_briefly(tmp_path):
-    root = make_scenes(tmp_path / "s", {"train": 2, "val": 1}, size=(64, 96))
-    masks = sorted((root / "masks" / "train").iterdir())
-    colours = np.arange(64 * 96, dtype=np.uint32) * 2731
-    coloured = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], -1).astype(np.uint8)
-    Image.fromarray(coloured.reshape(64, 96, 3)).save(masks[0])
-    Image.fromarray((np.arange(64 * 96) * 10).astype(np.uint16).reshape(64, 96)).save(masks[1])
-    faults = [problem for problem in check_data(open_data(root)).problems if problem.level == "error"]
-    assert {Path(fault.file).name for fault in faults} == {mask.name for mask in masks}
-    for fault in faults:
-        refused(fault.message)
+# --- text files --------------------------------------------------------------------------------------------------
 
 
 def test_a_million_classes_are_refused_briefly(tmp_path):
@@ -260,8 +205,6 @@ def test_a_million_classes_are_refused_briefly(tmp_path):
     with pytest.raises(UsageError, match="1 to 254 classes, but 1000000 were given"):
         read_classes_file(tmp_path / "classes.txt")
 
-
-# --- text files --------------------------------------------------------------------------------------------------
 
 TAGS = (
     "!!python/object/apply:os.mkdir ['{mark}']",
@@ -323,6 +266,19 @@ def test_laughter_is_not_written_out(key, tmp_path):
     with pytest.raises(CatchweightError) as refusal:
         load_yaml(Settings, tmp_path / "s.yaml")
     refused(str(refusal.value))
+
+
+@pytest.mark.parametrize("key", ["path", "train", "names"])
+def test_laughter_is_not_written_out_by_a_yolo_file(key, tmp_path):
+    root = make_scenes(tmp_path / "s", {"train": 1, "val": 1}, size=(64, 96))
+    (root / "masks").rename(root / "labels")
+    lines = {"path": ".", "train": "images/train", "names": "[x]"} | {key: "[*i, *h]" if key == "train" else "*i"}
+    (root / "data.yaml").write_text(LAUGHTER + "\n".join(f"{name}: {value}" for name, value in lines.items()))
+    try:
+        said = "\n".join(open_data(root, format="yolo").notes)
+    except CatchweightError as refusal:
+        said = str(refusal)
+    refused(said)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "1" * 5000, '{"a": ' * 50_000, "\ufeff{}", "\x00", "NaN}"])

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from catchweight import __version__
-from catchweight.errors import CatchweightError
-from catchweight.files import written_aside
+from catchweight.errors import CatchweightError, StorageError
+from catchweight.files import copy_folder, written_aside
 from catchweight.run import Run, find_runs, summarise
 
 
@@ -53,7 +53,7 @@ def test_a_second_process_is_refused_while_the_first_lives_and_a_dead_lock_is_ta
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
         run = Run(tmp_path / "r", {})
-        with pytest.raises(CatchweightError, match=f"process {holder.pid}"), run.locked():
+        with pytest.raises(StorageError, match=f"process {holder.pid}"), run.locked():
             pass
         holder.kill()
     leftover = tmp_path / "r" / ".front.json.x.part"
@@ -72,6 +72,23 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path):
         raise RuntimeError("killed")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_what_cannot_be_written_is_no_finding(tmp_path):
+    """Whoever tries things out must tell a full disk from a network that does not do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot write"), written_aside(tmp_path / "file" / "x.json"):
+        pass
+    (tmp_path / "from").mkdir()
+    (tmp_path / "from" / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StorageError, match="cannot write .*to: .*No such file"):
+        copy_folder(tmp_path / "from", tmp_path / "to")
+    assert not (tmp_path / "to").exists()
+    (tmp_path / "from" / "gone").unlink()
+    (tmp_path / "from" / "kept").write_text("x")
+    copy_folder(tmp_path / "from", tmp_path / "to")
+    assert [path.name for path in (tmp_path / "to").iterdir()] == ["kept"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "from", "to"]
 
 
 def test_of_many_that_start_together_one_gets_the_folder(tmp_path):
@@ -139,6 +156,8 @@ def test_a_second_hold_in_one_process_is_refused_too(tmp_path):
         ("[]", "does not describe a run"),
         ("{}", "does not describe a run"),
         ('{"format": 1}', "does not say what was asked for"),
+        ('{"format": 1, "created": "x", "request": {}}', "begun at 'x', which is no time"),
+        ('{"format": 1, "created": 1e300, "request": {}}', "begun at 1e.300, which is no time"),
         ("{", "is not valid JSON"),
     ],
 )
@@ -148,7 +167,52 @@ def test_folders_of_other_versions_and_none_are_named(tmp_path, content, message
         with pytest.raises(CatchweightError, match=message):
             Run(tmp_path, request)
     assert (tmp_path / "run.json").read_text() == content
+    assert [run.state for run in find_runs(tmp_path)] == ["unreadable"]
     assert summarise(tmp_path).state == "unreadable"
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path):
+    for request in (None, {"seed": 0}):
+        with pytest.raises(CatchweightError, match="cannot look into .*too long; choose another --run folder"):
+            Run(tmp_path / ("r" * 300), request)
+    with pytest.raises(CatchweightError, match="too long"):
+        find_runs(tmp_path / ("r" * 300))
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"result": 1, "finished": "late"}', "{"])
+def test_a_damaged_stage_costs_its_run_and_not_the_listing(tmp_path, content):
+    request = {"budget": "latency<=1ms", "target": "onnxruntime:cpu"}
+    Run(tmp_path / "whole", request)
+    damaged = Run(tmp_path / "damaged", request)
+    (damaged.folder / "stages").mkdir()
+    (damaged.folder / "stages" / "data.json").write_text(content)
+    for read in (damaged.stages, lambda: damaged.result("data"), lambda: damaged.seconds("data")):
+        with pytest.raises(StorageError, match=r"data\.json"):
+            read()
+    assert {run.folder.name: run.state for run in find_runs(tmp_path)} == {"whole": "stopped", "damaged": "unreadable"}
+
+
+def test_folders_of_something_else_than_a_fit_are_not_listed_and_have_no_budget(tmp_path):
+    Run(tmp_path / "check", {"check": "eseg"})
+    odd = Run(tmp_path / "odd", {"budget": [1], "target": "onnxruntime:cpu"})
+    assert [(run.folder.name, run.state) for run in find_runs(tmp_path)] == [("odd", "unreadable")]
+    for run in (odd, Run(tmp_path / "check")):
+        with pytest.raises(CatchweightError, match="names no budget"):
+            _ = run.budgets
+
+
+def test_a_damaged_note_of_a_stop_is_told_as_such(tmp_path):
+    run = Run(tmp_path / "r", {"budget": "latency<=1ms", "target": "onnxruntime:cpu"})
+    (run.folder / "stopped.json").write_text("[]")
+    assert "stopped.json is damaged" in run.stopped
+    assert summarise(run.folder).state == "stopped"
+
+
+@pytest.mark.parametrize("content", ['{"pid": "x", "host": "y"}', '{"pid": 1}', "[]"])
+def test_a_damaged_lock_is_held_by_nobody(tmp_path, content):
+    run = Run(tmp_path / "r", {})
+    (run.folder / "run.lock").write_text(content)
+    assert run.holder is None
 
 
 def test_a_run_of_the_first_version_is_read(tmp_path):

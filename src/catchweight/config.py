@@ -16,9 +16,12 @@ C = TypeVar("C", bound="Config")
 
 
 class Config(BaseModel):
-    """Base of every configuration value: frozen, unknown keys refused, docstrings under fields are the help."""
+    """Base of every configuration value: frozen, unknown keys refused, docstrings under fields are the help.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    Numbers are finite: no setting means anything at infinity, and the JSON that remembers a request has no word for it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
     later: ClassVar[tuple[str, ...]] = ()
     """Fields that came when folders had already been written without them."""
 

@@ -1,4 +1,4 @@
-"""The two errors a user can meet, and the one way to say "no such name"."""
+"""The errors a user can meet, and the one way to say "no such name"."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ class UsageError(CatchweightError):
     """What was asked for cannot be understood: unknown name, malformed value, contradictory flags."""
 
     exit_code = 2
+
+
+class StorageError(CatchweightError):
+    """Files and folders are in the way: a disk is full, a folder read-only, in use or another run's, a file cut off.
+
+    It says nothing about a network, so nobody who tries things out may keep it as a finding: the next call may go well.
+    """
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

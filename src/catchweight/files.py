@@ -15,7 +15,7 @@ from urllib.parse import quote
 import platformdirs
 import yaml
 
-from .errors import CatchweightError
+from .errors import StorageError
 
 
 @contextmanager
@@ -23,7 +23,7 @@ def written_aside(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it takes the name, on failure it is removed.
 
     Raises:
-        CatchweightError: the folder is read-only or the disk is full; whatever stood at ``path`` stays.
+        StorageError: the folder is read-only or the disk is full; whatever stood at ``path`` stays.
     """
     path = Path(path)
     temporary: Path | None = None
@@ -38,10 +38,7 @@ def written_aside(path: Path) -> Iterator[Path]:
         os.chmod(temporary, 0o644)  # noqa: S103 - mkstemp makes 0600; results are meant to be read
         os.replace(temporary, path)
     except OSError as error:
-        raise CatchweightError(
-            f"cannot write {path}: {error.strerror or error}. What was there before is untouched; "
-            "free some space or choose a writable folder, then run the same command again"
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -78,14 +75,40 @@ def copy_file(source: Path, path: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
+def copy_folder(source: Path, path: Path) -> None:
+    """Make ``path``, which is not there yet, a copy of the folder ``source`` in one step.
+
+    Raises:
+        StorageError: as of :func:`written_aside`.
+    """
+    aside = path.with_name(f"{path.name}.part")
+    try:
+        if aside.exists():
+            shutil.rmtree(aside)
+        shutil.copytree(source, aside)
+        aside.rename(path)
+    except OSError as error:
+        raise _unwritten(path, error) from error
+
+
+def _unwritten(path: Path, error: OSError) -> StorageError:
+    reason = error.strerror or str(error)
+    if isinstance(error, shutil.Error) and isinstance(error.args[0], list):  # one for each file that was not copied
+        reason = str(error.args[0][0][-1])
+    return StorageError(
+        f"cannot write {path}: {reason}. What was there before is untouched; "
+        "free some space or choose a writable folder, then run the same command again"
+    )
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; a file that is not JSON is an error that names the file and the line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise CatchweightError(f"cannot read {path}: {error.strerror}") from error
+        raise StorageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and endless nesting
-        raise CatchweightError(f"{path} is not valid JSON: {error}") from error
+        raise StorageError(f"{path} is not valid JSON: {error}") from error
 
 
 def parse_yaml(text: str) -> Any:

@@ -9,7 +9,6 @@ has finished or has not.
 from __future__ import annotations
 
 import csv
-import json
 import os
 import platform
 import time
@@ -20,12 +19,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 
-from . import __version__
+from . import __version__, holder
 from .budget import Budget
-from .errors import CatchweightError
+from .errors import CatchweightError, StorageError, shown
 from .files import read_json, remove_leftovers, write_json
 from .front import Candidate, Front
 
@@ -34,6 +32,9 @@ FORMAT = 1
 
 FINAL_STAGE = "measure"
 """A run is finished once this stage has its result, of several budgets for each."""
+
+LATEST = 253402300800.0
+"""Seconds since 1970 at the end of the year 9999: what lies beyond is no time that a run was begun at."""
 
 MOST_DIFFERENCES = 6
 """Settings that the refusal of another request names."""
@@ -51,7 +52,7 @@ class Run:
             goes on where the run was stopped.
 
     Raises:
-        CatchweightError: the folder belongs to another request or version, or cannot be written.
+        CatchweightError: the folder belongs to another request or version, or cannot be read or written.
     """
 
     def __init__(self, folder: Path, request: dict[str, Any] | None = None) -> None:
@@ -68,12 +69,17 @@ class Run:
         if request is not None:
             _refuse_other_request(self.folder, known, request)
         self.request: dict[str, Any] = known["request"]
-        self.created: float = float(known.get("created", 0.0))
+        self.created: float = known["created"]
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / "run.json"
-        if not path.exists():
-            return None
+        try:
+            if not path.exists():
+                return None
+        except OSError as error:  # a name that is too long, a folder above that may not be entered
+            raise StorageError(
+                f"cannot look into {self.folder}: {error.strerror or error}; choose another --run folder"
+            ) from error
         known = read_json(path)
         if not isinstance(known, dict) or "format" not in known:
             raise CatchweightError(f"{path} does not describe a run; use another --run folder")
@@ -85,6 +91,7 @@ class Run:
             )
         if not isinstance(known.get("request"), dict):
             raise CatchweightError(f"{path} does not say what was asked for; use another --run folder")
+        known["created"] = _time(known.get("created", 0.0), path)
         return known
 
     def path(self, *parts: str) -> Path:
@@ -93,9 +100,18 @@ class Run:
 
     @property
     def budgets(self) -> tuple[Budget, ...]:
-        """One, or several that share a search; each of several has a run of its own in :attr:`points`."""
-        asked = self.request["budget"]
-        return tuple(Budget.parse(text) for text in ([asked] if isinstance(asked, str) else asked))
+        """One, or several that share a search; each of several has a run of its own in :attr:`points`.
+
+        Raises:
+            CatchweightError: the run is of something that has no budget, or its file is damaged.
+        """
+        asked = self.request.get("budget")
+        texts = [asked] if isinstance(asked, str) else asked
+        if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+            raise CatchweightError(
+                f"{self.path('run.json')} names no budget (it has {shown(asked)}): give the folder of a fit"
+            )
+        return tuple(map(Budget.parse, texts))
 
     @property
     def points(self) -> tuple[Run, ...]:
@@ -121,17 +137,33 @@ class Run:
 
     def result(self, stage: str) -> Any | None:
         """What ``stage`` returned when it finished, or ``None`` if it has not."""
-        path = self.path("stages", f"{stage}.json")
-        return read_json(path)["result"] if path.exists() else None
+        stored = self._stored(stage)
+        return None if stored is None else stored["result"]
 
     def seconds(self, stage: str) -> float | None:
         """How long the finished stage took, summed over interruptions as far as known."""
+        stored = self._stored(stage)
+        return None if stored is None else float(stored.get("seconds", 0.0))
+
+    def _stored(self, stage: str) -> dict[str, Any] | None:
+        """What the stage left, ``None`` if it has not finished.
+
+        Raises:
+            StorageError: the file is damaged.
+        """
         path = self.path("stages", f"{stage}.json")
-        return float(read_json(path)["seconds"]) if path.exists() else None
+        if not path.exists():
+            return None
+        stored = read_json(path)
+        whole = isinstance(stored, dict) and "result" in stored
+        if not (whole and all(isinstance(stored.get(key, 0.0), (int, float)) for key in ("seconds", "finished"))):
+            raise StorageError(f"{path} does not hold the result of a stage: delete it to have the stage done again")
+        return dict(stored)
 
     def stages(self) -> tuple[str, ...]:
         """Names of the finished stages, the first to finish first."""
-        found = {path.stem: read_json(path).get("finished", 0.0) for path in self.path("stages").glob("*.json")}
+        names = (path.stem for path in self.path("stages").glob("*.json"))
+        found = {name: (self._stored(name) or {}).get("finished", 0.0) for name in names}
         return tuple(sorted(found, key=lambda name: (found[name], name)))
 
     def stage(self, name: str, work: Callable[[], Any]) -> Any:
@@ -165,12 +197,15 @@ class Run:
     def stopped(self) -> str:
         """Why the last session ended early; empty if it did not, or had no time to say so."""
         path = self.path("stopped.json")
-        return str(read_json(path)["reason"]) if path.exists() else ""
+        if not path.exists():
+            return ""
+        known = read_json(path)
+        return str(known.get("reason", "")) if isinstance(known, dict) else f"{path} is damaged"
 
     @property
     def holder(self) -> int | None:
         """Number of the living process that holds the folder, as far as this machine can tell."""
-        return _living_holder(self.path("run.lock"))
+        return holder.living(self.path("run.lock"))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -180,19 +215,19 @@ class Run:
         start at the same moment one gets it.
 
         Raises:
-            CatchweightError: another process has it, or the folder cannot be written.
+            StorageError: another process has it, or the folder cannot be written.
         """
         path = self.path("run.lock")
         lock = FileLock(path, timeout=0)
         try:
             lock.acquire()
         except Timeout:
-            raise CatchweightError(
-                f"{self.folder} is in use by {_holder_words(path)}; wait for it, stop it, "
+            raise StorageError(
+                f"{self.folder} is in use by {holder.in_words(path)}; wait for it, stop it, "
                 "or choose another --run folder"
             ) from None
         except OSError as error:
-            raise CatchweightError(
+            raise StorageError(
                 f"cannot write into {self.folder}: {error.strerror or error}; choose a writable --run folder"
             ) from error
         try:
@@ -204,8 +239,7 @@ class Run:
             lock.release()
 
     def _begin_session(self, lock: Path) -> None:
-        me = {"pid": os.getpid(), "started": psutil.Process().create_time(), "host": platform.node()}
-        lock.write_text(json.dumps(me), encoding="utf-8")  # in place: the lock is on this very file
+        holder.sign(lock)
         remove_leftovers(self.folder)
         self.path("stopped.json").unlink(missing_ok=True)
         write_json(
@@ -260,20 +294,32 @@ def summarise(folder: Path) -> RunSummary:
             str(run.request["target"]), best, best.score if best else _best_training(run), run.created,
             run.stopped if state == "stopped" else "",
         )  # fmt: skip
-    except (CatchweightError, KeyError, TypeError, ValueError, OSError) as error:
+    except (CatchweightError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         return RunSummary(Path(folder), "unreadable", reason=str(error))
 
 
 def find_runs(folder: Path) -> tuple[RunSummary, ...]:
-    """Every run in or below ``folder``; the runs that a run is made of (single budgets, steps) are not listed.
+    """Every run of a ``fit`` in or below ``folder``; those it is made of (single budgets, steps) are not listed.
 
     Raises:
-        CatchweightError: there is no such folder.
+        CatchweightError: there is no such folder, or it may not be entered.
     """
-    if not Path(folder).is_dir():
-        raise CatchweightError(f"{folder} is not a folder: name one that holds run folders")
+    try:
+        if not Path(folder).is_dir():
+            raise CatchweightError(f"{folder} is not a folder: name one that holds run folders")
+    except OSError as error:
+        raise StorageError(f"cannot look into {folder}: {error.strerror or error}") from error
     found = sorted(path.parent for path in Path(folder).rglob("run.json"))
-    return tuple(summarise(path) for path in found if not (path.parent.parent / "run.json").exists())
+    own = (path for path in found if not (path.parent.parent / "run.json").exists())
+    return tuple(summarise(path) for path in own if _may_be_a_fit(path))
+
+
+def _may_be_a_fit(folder: Path) -> bool:
+    """Whether its request has a budget, or cannot be read; claim checks and compressions have none."""
+    try:
+        return "budget" in Run(folder).request
+    except CatchweightError:
+        return True
 
 
 def known_front(run: Run) -> Front:
@@ -294,7 +340,7 @@ def _best_training(run: Run) -> float | None:
     """Best validation score in the training logs (``metrics.csv``) below the folder."""
     scores: list[float] = []
     for path in run.folder.rglob("metrics.csv"):
-        with suppress(OSError, ValueError), path.open(newline="", encoding="utf-8") as file:
+        with suppress(OSError, ValueError, csv.Error), path.open(newline="", encoding="utf-8") as file:
             scores += [float(row["val_miou"]) for row in csv.DictReader(file) if row.get("val_miou")]
     return max(scores, default=None)
 
@@ -314,35 +360,6 @@ def _claim(path: Path, value: dict[str, Any]) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _read_lock(lock: Path) -> dict[str, Any]:
-    """What the holder wrote; empty while it has not yet, or has just left."""
-    try:
-        known = json.loads(lock.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return known if isinstance(known, dict) and "pid" in known else {}
-
-
-def _holder_words(lock: Path) -> str:
-    known = _read_lock(lock)
-    return f"process {known['pid']} on {known['host']}" if known else "a process that has just started"
-
-
-def _living_holder(lock: Path) -> int | None:
-    """Process number in the lock if that very process is alive; of another host we only know what it wrote."""
-    known = _read_lock(lock)
-    if not known:
-        return None
-    if known.get("host") != platform.node():
-        return int(known["pid"])
-    try:
-        process = psutil.Process(known["pid"])
-        alive = abs(process.create_time() - known["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return None
-    return int(known["pid"]) if alive else None
-
-
 def _refuse_other_request(folder: Path, known: dict[str, Any], asked: dict[str, Any]) -> None:
     """``known`` is what ``run.json`` holds, ``asked`` the request of today, which another version may put otherwise."""
     before, now = _flat(known["request"]), _flat(asked)
@@ -352,11 +369,18 @@ def _refuse_other_request(folder: Path, known: dict[str, Any], asked: dict[str, 
     key, more = differing[0], len(differing) - MOST_DIFFERENCES
     by = str(known.get("version", "an older version"))
     other = "" if by == __version__ else f", or catchweight {by}, for this is {__version__}"
-    raise CatchweightError(
+    raise StorageError(
         f"{folder} holds a run of catchweight {by} that was asked for {key}={before.get(key, _UNSET)!r}, not "
         f"{now.get(key, _UNSET)!r} (differs in: {', '.join(differing[:MOST_DIFFERENCES])}"
         f"{f' and {more} more' if more > 0 else ''}); use another --run folder, or the same settings to go on{other}"
     )
+
+
+def _time(value: Any, path: Path) -> float:
+    """Seconds since 1970, if it is that."""
+    if isinstance(value, (int, float)) and 0 <= value < LATEST:
+        return float(value)
+    raise CatchweightError(f"{path} says that the run was begun at {shown(value)}, which is no time; correct the file")
 
 
 class _Unset:

@@ -45,6 +45,9 @@ def test_the_options_of_fit_are_a_decision(cli):
         (("fit", "SCENES", "--budget", "latency<=5ms", "--time", "soon"), 2, "is not a time"),
         (("fit", "SCENES", "--budget", "latency<=5ms", "--set", "train.epoch=1"), 2, 'did you mean "train.epochs"'),
         (("fit", "SCENES", "--budget", "latency<=5ms", "--target", "abacus"), 2, "abacus"),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--run", "r" * 300), 1, "choose another --run folder"),
+        (("fit", "SCENES", "--budget", "latency<=5ms", "--compress", "all", "--tolerance", "inf"), 2, "finite"),
+        (("train", "SCENES", "--network", "eseg_lite_s", "--size", "64x64", "--out", "r" * 300), 1, "cannot write"),
         (("train", "SCENES", "--network", "eseg_lite_z", "--out", "out"), 2, 'did you mean "eseg_lite'),
         (("train", "SCENES", "--network", "eseg_lite_s", "--out", "out", "--recipe", "finetun"), 2, "finetune"),
         (("check", "esag"), 2, 'did you mean "eseg"'),
@@ -108,6 +111,22 @@ def test_files_that_do_not_belong_get_one_message(cli, scenes, networks, monkeyp
     assert (found, "Traceback" in out + err) == (code, False)
     assert message in err
     assert not list(networks.glob("*.onnx"))
+
+
+def test_a_training_writes_its_settings_into_no_folder_of_another(cli, scenes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("train", scenes, "--network", "timm/test_efficientnet+fpn", "--weights", "none", "--width", "0.25",
+             "--set", "batch=4", "--set", "tensorboard=false")  # fmt: skip
+    assert cli(*words, "--out", "net", "--set", "epochs=1")[0] == 0
+    kept = (tmp_path / "net" / "recipe.yaml").read_text()
+    code, _, err = cli(*words, "--out", "net", "--set", "epochs=2")
+    assert (code, "belongs to another training" in err) == (1, True)
+    assert (tmp_path / "net" / "recipe.yaml").read_text() == kept
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    code, _, err = cli(*words, "--out", "run", "--set", "epochs=1")
+    assert (code, "is the folder of a run" in err) == (2, True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
 def test_debug_shows_where(cli):

@@ -66,6 +66,15 @@ def test_what_is_no_run_is_refused(cli, tmp_path, monkeypatch, arguments):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_folders_of_something_else_than_a_fit_are_told_as_such(cli, tmp_path):
+    for request in ({"check": "eseg", "data": None}, {**REQUEST, "budget": [1]}):
+        Run(tmp_path / str(len(request)), request)
+        code, _, err = cli("report", tmp_path / str(len(request)))
+        assert (code, "names no budget" in err) == (1, True)
+    code, out, _ = cli("runs", tmp_path)
+    assert (code, "no run below" in out, str(tmp_path / "2") in out) == (0, False, False)
+
+
 SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 PLAIN = "def wait():\n print('waiting', flush=True)\n time.sleep(60)\n"
 IN_A_DESTRUCTOR = (

@@ -84,7 +84,7 @@ class GraphBuilder:
         return model
 
 
-def colour_model(size: tuple[int, int] = SIZE, hidden: int = 12, blunt: float = 1.0) -> onnx.ModelProto:
+def colour_model(size: tuple[int, int] = SIZE, hidden: int = 12, blunt: float = 1.0, batch: int = 1) -> onnx.ModelProto:
     """Tells red, green and blue stripes apart at half resolution: dense, depthwise, scaled, summed, resized.
 
     ``blunt`` over 1 multiplies one hidden channel between the first layer and the third, which divides by it again. The
@@ -105,14 +105,14 @@ def colour_model(size: tuple[int, int] = SIZE, hidden: int = 12, blunt: float = 
     head = np.zeros((3, hidden, 1, 1))
     head[range(3), range(3)] = 4
     none = np.zeros(hidden)
-    built = GraphBuilder(size)
+    built = GraphBuilder(size, batch)
     stem = built.op("Relu", [built.conv("image", "stem", spread, shift)], "stem_relu")
     mixed = built.op("Relu", [built.conv(stem, "mix", box, none, groups=hidden, stride=2)], "mix_relu")
     point = built.conv(mixed, "point", sharp, none)
     halved = built.op("Mul", [point, built.constant("half", np.float32(0.5))], "halved")
     summed = built.op("Add", [halved, built.conv(point, "narrow", half, none)], "summed")
     logits = built.conv(summed, "head", head, np.zeros(3))
-    return built.model(built.resize(logits, "logits", (1, 3, *size)), 3)
+    return built.model(built.resize(logits, "logits", (batch, 3, *size)), 3)
 
 
 def write(model: onnx.ModelProto, path: Path) -> Path:

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from catchweight.compress import ChannelGroup, Groups, find_groups
 from catchweight.compress.groups import network_outputs
@@ -145,6 +147,67 @@ def test_numbers_in_the_code_are_found_out() -> None:
     """Cut at 8 of 16: with fewer channels the second part would be another one."""
     found = find_groups(Plain(Function(lambda x: torch.cat([x[:, :8], x[:, 8:]], 1))), SIZE)
     assert not found.groups
+
+
+class Auxiliary(Plain):
+    """Gives a second output in training alone, as PSPNet and BiSeNet do; part of it may go by chance meanwhile."""
+
+    def __init__(self, dropped: float = 0.0) -> None:
+        super().__init__(nn.ReLU())
+        self.aux = nn.Sequential(
+            nn.Conv2d(16, 12, 3, padding=1), nn.BatchNorm2d(12), nn.Dropout(0.1), nn.Conv2d(12, 5, 1)
+        )
+        self.dropped = dropped
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:  # type: ignore[override]
+        y = self.norm(self.one(self.stem(x)).relu())
+        y = F.dropout(y, self.dropped, self.training)
+        return (self.two(y), self.aux(y)) if self.training else self.two(y)
+
+
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_what_a_users_network_gives_in_training_alone_is_cut_along(dropped: float) -> None:
+    net = Auxiliary(dropped)
+    found = find_groups(net, SIZE)
+    assert found.widths == {"one": 16, "aux.0": 12}
+    assert {found.fixed[name] for name in ("two", "aux.3")} == {"part of the network's output"}
+    found.prune(net, halved(found))
+    main, aux = net.train()(torch.randn(2, 3, *SIZE))
+    assert main.shape == aux.shape == (2, 5, *SIZE)
+
+
+class Detector(Plain):
+    """Wants targets in training, and keeps statistics of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.ReLU())
+        self.register_buffer("centre", torch.zeros(()))
+
+    def forward(self, x: Tensor, targets: Tensor | None = None) -> Tensor:
+        y = self.norm(self.one(self.stem(x)).relu()) - self.centre
+        if not self.training:
+            return self.two(y)
+        self.centre = 0.9 * self.centre + 0.1 * y.detach().mean()
+        return F.mse_loss(self.two(y), targets)  # type: ignore[arg-type]
+
+
+def test_a_network_that_wants_more_in_training_is_pruned_by_what_it_gives() -> None:
+    net = Detector()
+    assert find_groups(net, SIZE).widths == {"one": 16}
+    assert net.training, "left as it was"
+    assert not net.centre
+
+
+@pytest.mark.parametrize("normed", [weight_norm, spectral_norm])
+def test_layers_whose_weights_are_computed_stay(normed: Callable[[nn.Module], nn.Module]) -> None:
+    """They and what they read; the rest is pruned."""
+    between = nn.Sequential(normed(nn.Conv2d(16, 16, 1, bias=False)), nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1))
+    net = Plain(between)
+    found = find_groups(net, SIZE)
+    assert found.widths == {"between.1": 16, "between.2": 16}
+    assert found.fixed["one"] == found.fixed["between.0"] == "its weights are computed from others"
+    found.prune(net, halved(found))
+    assert net(torch.randn(1, 3, *SIZE)).shape == (1, 5, *SIZE)
 
 
 @pytest.mark.parametrize("layer", [nn.GroupNorm(4, 16), nn.PReLU(16), nn.InstanceNorm2d(16, affine=True)])

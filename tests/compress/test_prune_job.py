@@ -13,9 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import catchweight.compress.halp as job
+import catchweight.compress.modules as modules
+import catchweight.compress.quantize as quantize_module
 from analytic_table import analytic_table
-from catchweight.compress import HalpSettings, load_pruned, prune, prune_module, save_pruned
+from catchweight.compress import HalpSettings, find_groups, load_pruned, prune, prune_module, save_pruned
 from catchweight.compress.halp import latency_limit
+from catchweight.compress.tables import pruning_predictor
 from catchweight.data import SegmentationData, open_data
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
@@ -201,6 +204,68 @@ def test_any_module_is_pruned_saved_and_loaded(
     (tmp_path / "bad.pt").write_bytes(b"not a file of ours")
     with pytest.raises(CatchweightError, match="cannot load"):
         load_pruned(tmp_path / "bad.pt", kind)
+
+
+def test_other_weights_or_another_recipe_are_another_job(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, other = Classifier(), Classifier()
+    nn.init.ones_(other.head.bias)
+    monkeypatch.setattr(modules, "descend", lambda net, *_, **__: (net, None))
+
+    def call(net: nn.Module, **changed: object) -> None:
+        prune_module(net, lambda net, _: net(torch.zeros(1)), SIZE, target, 1e-3, tmp_path, **changed)  # type: ignore[arg-type]
+
+    call(net)
+    call(net)
+    assert read_json(tmp_path / "run.json")["request"]["recipe"]["accelerator"] == "cpu", "where the network is"
+    for changed, names in (
+        (lambda: call(other), "weights"),
+        (lambda: call(net, recipe=RECIPE), "recipe"),
+        (lambda: call(net, variants=2), "variants"),
+    ):
+        with pytest.raises(CatchweightError, match=rf"differs in: {names}"):
+            changed()
+
+
+def test_a_job_that_goes_on_predicts_as_it_did(
+    data: SegmentationData, table: Path, target: Target, tmp_path: Path
+) -> None:
+    """Networks profiled meanwhile are taken over only where the table was of no use before."""
+    net, source, own = network(len(data.classes)), tmp_path / "source", tmp_path / "own"
+    groups, (last, *files) = find_groups(net), sorted(table.glob("*.parquet"))
+    source.mkdir()
+    for file in files:
+        shutil.copyfile(file, source / file.name)
+
+    def known() -> int:
+        pruning_predictor(net, groups, SIZE, target, own, variants=0, table=source)
+        return len(list(own.glob("*.parquet")))
+
+    with pytest.raises(CatchweightError, match="too few to predict from"):
+        known()
+    shutil.copyfile(last, source / last.name)
+    assert known() == len(files) + 1
+    shutil.copyfile(last, source / "later.parquet")
+    assert known() == len(files) + 1
+
+
+def test_int8_scores_on_the_split_of_the_command(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a val split of its own the data set is split by the seed, and training images are not to be scored."""
+    given: list[SegmentationData] = []
+
+    def quantized(network: Path, data: SegmentationData, **_: object) -> None:
+        given.append(data)
+        raise CatchweightError("seen")
+
+    monkeypatch.setattr(quantize_module, "quantize", quantized)
+    scenes = make_scenes(tmp_path / "scenes", {"train": 10}, SIZE)
+    save_network(tmp_path / "net.pt", network(3), {"size": list(SIZE)})
+    cli("compress", tmp_path / "net.pt", "--data", scenes, "--int8", "--out", tmp_path / "run", "--seed", 7)
+    (data,) = given
+    assert data.splits == open_data(scenes, seed=7).splits != open_data(scenes).splits
 
 
 def test_the_command_goes_on_exports_and_says_whether_it_was_met(

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from quantize_files import SIZE, colour_model, stripe_data, stripes, write
 
+import catchweight.compress.quantize.trials as trials_module
 from catchweight.cli.compress_int8 import int8 as int8_step
-from catchweight.compress.quantize import Latency, QuantizeResult, QuantizeSettings, Timer, quantize
+from catchweight.compress.quantize import Latency, QuantizeResult, QuantizeSettings, Recipe, Timer, quantize
+from catchweight.compress.quantize.check import FileCheck, check_file
+from catchweight.compress.quantize.images import Images, spaced
+from catchweight.compress.quantize.trials import PLAIN, Trials
 from catchweight.data import SegmentationData, open_data
 from catchweight.deploy.bench import bench
 from catchweight.deploy.evaluate import evaluate_file
 from catchweight.deploy.export import read_meta
 from catchweight.deploy.segmenter import Segmenter
 from catchweight.errors import CatchweightError, UsageError
+from catchweight.files import read_json, write_json
 from catchweight.nets import build_network, save_network
+from catchweight.targets import Target
 from catchweight.targets.runtimes.quantized import is_quantized
 
 QUICK = QuantizeSettings(methods=("minmax",), images=3, probe=2, seconds=0.5)
@@ -117,7 +125,8 @@ def test_equalisation_is_taken_where_it_helps(tmp_path: Path, data: Segmentation
     assert result.recipe is not None
     assert result.recipe.graph == "equalised"
     errors = json.loads((tmp_path / "run" / "attempts.json").read_text())
-    assert errors["error, minmax ranges, equalised"]["error"] < 0.1 * errors["error, minmax ranges, plain"]["error"]
+    plain, equalised = (errors[f"error on others, minmax ranges, {name}"]["error"] for name in ("plain", "equalised"))
+    assert equalised < 0.1 * plain
 
 
 def test_what_cannot_be_told_apart_is_refused_and_measured_again(tmp_path: Path, data: SegmentationData) -> None:
@@ -132,7 +141,9 @@ class Killed(BaseException):
     """What a kill looks like from inside."""
 
 
-def test_killed_at_any_line_it_goes_on_to_the_same_verdict(tmp_path: Path, data: SegmentationData) -> None:
+def test_killed_at_any_line_it_goes_on_to_the_same_verdict(
+    tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(colour_model(), tmp_path / "float.onnx")
     lines = 0
 
@@ -151,8 +162,84 @@ def test_killed_at_any_line_it_goes_on_to_the_same_verdict(tmp_path: Path, data:
     result = call(lambda line: None)
     assert result.accepted
     # Everything has been done: nothing is read again, not even the pictures.
-    shutil.rmtree(data.root / "images")
+    monkeypatch.setattr(SegmentationData, "image", None)
+    monkeypatch.setattr(SegmentationData, "read", None)
     assert call(lambda line: None).to_json() == result.to_json()
+
+
+def begin(network: Path, data: SegmentationData, folder: Path) -> None:
+    """A job that is accepted in ``folder`` and killed at once."""
+
+    def killed(line: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        quantize(network, data, timer=pace(1.0), folder=folder, settings=QUICK, say=killed)
+
+
+def test_a_checkpoint_is_known_by_its_network(tmp_path: Path, data: SegmentationData) -> None:
+    """Pruning measures again with every call and notes that in its file: the network is the same."""
+    path, run, meta = tmp_path / "m.pt", tmp_path / "run", {"classes": data.classes.to_json(), "size": [64, 96]}
+    net, other = (build_network("timm/test_resnet+fpn:width=8", 3) for _ in range(2))
+    for latency in (5.01, 5.02):
+        save_network(path, net, {**meta, "pruned": {"latency_ms": latency}})
+        begin(path, data, run)
+    in_older_words(run, weights=hashlib.sha256(path.read_bytes()).hexdigest())
+    begin(path, data, run)
+    for changed, size in ((other, [64, 96]), (net, [64, 64])):
+        save_network(path, changed, {**meta, "size": size})
+        with pytest.raises(CatchweightError, match="differs in: weights"):
+            begin(path, data, run)
+
+
+def test_other_images_are_another_request(tmp_path: Path, data: SegmentationData) -> None:
+    """Which images are which decides scores; earlier versions remembered where they lie."""
+    path = write(colour_model(), tmp_path / "m.onnx")
+    begin(path, data, tmp_path / "run")
+    train = data.splits["train"]
+    other = replace(data, splits={"train": train[1:], "val": train[:1]})
+    with pytest.raises(CatchweightError, match="differs in: data"):
+        begin(path, other, tmp_path / "run")
+    in_older_words(tmp_path / "run", data=str(data.root))
+    begin(path, data, tmp_path / "run")
+
+
+def in_older_words(run: Path, **words: str) -> None:
+    """Let the folder be one that an earlier version began."""
+    known = read_json(run / "run.json")
+    known["request"] |= words
+    write_json(run / "run.json", known)
+
+
+def test_a_file_that_takes_several_images_is_scored_on_all(tmp_path: Path, data: SegmentationData) -> None:
+    """Four images by three: the second run is filled up."""
+    single = attempt(tmp_path, data)
+    result = quantize(
+        write(colour_model(batch=3), tmp_path / "three.onnx"), data, timer=pace(1.0), folder=tmp_path / "three",
+        settings=QUICK, say=lambda line: None,
+    )  # fmt: skip
+    assert result.accepted, result.reason
+    assert result.float_score == pytest.approx(single.float_score)
+    assert result.int8_score == pytest.approx(evaluate_file(result.file, data).miou)
+
+
+def test_every_file_is_checked_that_is_another(
+    tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(colour_model(), tmp_path / "float.onnx")
+    trials = Trials(file, data, Target.parse("onnxruntime:cpu", threads=1), QUICK, tmp_path)
+    recipe, checked = Recipe(PLAIN, "minmax"), []
+
+    def checking(path: Path, *others: object) -> FileCheck:
+        checked.append(path.read_bytes())
+        return check_file(path, *others)
+
+    monkeypatch.setattr(trials_module, "check_file", checking)
+    for kept in ([], list(trials.layers.names[:1]), []):
+        path = trials.write(tmp_path / "int8.onnx", recipe, kept)
+        assert trials.check(path, recipe, kept).images == 4
+        assert path.read_bytes() in checked
+    assert len(checked) == 2
 
 
 def test_a_checkpoint_is_exported_and_quantised_and_the_verdict_follows_the_figures(
@@ -216,13 +303,19 @@ def test_other_classes_and_other_requests_are_refused(tmp_path: Path, data: Segm
 
 
 def test_images_are_those_of_training_and_two_selections_do_not_meet(data: SegmentationData, tmp_path: Path) -> None:
-    from catchweight.compress.quantize.images import Images, spaced
-
     segmenter = Segmenter(write(colour_model(), tmp_path / "m.onnx"), threads=1)
     first = Images(data, segmenter, "train", 2)
     batches = list(first)
     assert len(first) == len(batches) == 2
     assert batches[0].shape == (1, 3, *SIZE)
     assert batches[0].dtype == np.float32
-    assert not set(spaced(100, 20)) & set(spaced(100, 20, 0.5))
+    assert spaced(100, 4) == [0, 25, 50, 75]
     assert spaced(3, 10) == [0, 1, 2]
+    many = replace(data, splits={**data.splits, "train": data.splits["train"] * 92})
+    for count, probe in ((64, 16), (360, 16), (368, 16)):
+        settings = QuantizeSettings(images=count, probe=probe)
+        trials = Trials(segmenter.path, many, Target.parse("onnxruntime:cpu"), settings, tmp_path)
+        calibration, others = trials.calibration.indices, trials.probe.indices
+        assert len(calibration) == count
+        assert len(others) == min(probe, 368 - count or probe)
+        assert not set(others) & set(calibration) or count == 368

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from written import many
 
 from catchweight.data import Sample, SegmentationData, open_data
 from catchweight.data.cache import PixelCache, default_folder
@@ -168,6 +170,55 @@ def test_a_data_set_no_longer_used_makes_room(data: SegmentationData, tmp_path: 
         read(record)
     assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 6
     assert len([folder for folder in (tmp_path / "cache").iterdir() if any(folder.iterdir())]) == 1
+
+
+def test_other_folders_beside_its_own_are_neither_removed_nor_counted(data: SegmentationData, tmp_path: Path) -> None:
+    notes = tmp_path / "cache" / "notes" / "chapter.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("x" * 20 * BYTES)
+    old = open_data(make_scenes(tmp_path / "old", {"train": 1}, SIZE, seed=9))
+    for one in (old, data):
+        cache = PixelCache(tmp_path / "cache", max_bytes=6 * (BYTES + 200))
+        read = cache.bind(one)
+        for record in one.splits["train"]:
+            read(record)
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 6
+    cache.clear()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["notes"]
+    assert notes.exists()
+
+
+def test_few_files_are_kept_open_where_few_may_be(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from catchweight.data import open_data; from catchweight.data.cache import PixelCache\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))\n"
+        "data, cache = open_data(sys.argv[1]), PixelCache(sys.argv[2])\n"
+        "reads = {split: cache.bind(data) for split in data.splits}\n"
+        "for _ in range(2):\n"
+        "    for split, records in data.splits.items():\n"
+        "        for record in records: reads[split](record)\n"
+        "others = [open(sys.executable) for _ in range(40)]\n"
+    )
+    command = [sys.executable, "-c", code, str(many(tmp_path / "data", 70)), str(tmp_path / "cache")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "cache").glob("*/*.npy"))) == 70
+
+
+def test_too_many_open_files_are_said_and_nothing_is_decoded_again(
+    data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = data.splits["train"][0]
+    PixelCache(tmp_path / "cache").bind(data)(record)
+    asked, read = _count_reads(data, monkeypatch), PixelCache(tmp_path / "cache").bind(data)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", full)
+    with pytest.raises(CatchweightError, match=r"\.npy: Too many open files"):
+        read(record)
+    assert asked == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_warning(data: SegmentationData, tmp_path: Path) -> None:

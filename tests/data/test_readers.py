@@ -47,6 +47,27 @@ def test_palette_masks_are_read_by_index(tmp_path):
     np.testing.assert_array_equal(only(open_data(root)).mask, index_mask(3))
 
 
+def test_palette_masks_of_the_classes_own_colours_are_read_by_colour(tmp_path):
+    """As a tool leaves an RGB mask that makes PNGs smaller: its indices mean nothing."""
+    colors = [[10, 20, 30], [0, 0, 255], [255, 0, 0]]
+    content = {"classes": ["sky", "road", "car"], "palette": colors}
+    root = folder(tmp_path, index_mask(3), classes=content)
+    permuted = np.array([2, 0, 1], dtype=np.uint8)[index_mask(3)]
+    save_mask(root / "masks/train/a.png", permuted, palette=sum((colors[place] for place in (1, 2, 0)), []))
+    np.testing.assert_array_equal(only(open_data(root)).mask, index_mask(3))
+
+
+@pytest.mark.parametrize(
+    ("palette", "why"),
+    [([0, 0, 255, 9, 9, 9, 255, 0, 0], "an unknown colour"), ([255, 0, 0], "the rest is black, and two are in use")],
+)
+def test_palette_masks_of_other_colours_are_read_by_index(tmp_path, palette, why):
+    content = {"classes": ["sky", "road", "car"], "palette": [[0, 0, 0], [0, 0, 255], [255, 0, 0]]}
+    root = folder(tmp_path, index_mask(3), classes=content)
+    save_mask(root / "masks/train/a.png", index_mask(3), palette=palette)
+    np.testing.assert_array_equal(only(open_data(root)).mask, index_mask(3), err_msg=why)
+
+
 @pytest.mark.parametrize("keep_ignored", [True, False])
 def test_colour_masks_are_read_by_the_palette(tmp_path, keep_ignored):
     colors = [[10, 20, 30], [0, 0, 255], [255, 0, 0], [0, 0, 0]]
@@ -159,6 +180,22 @@ def test_yaml_cannot_run_anything(tmp_path):
 def test_split_names_are_brought_to_ours(tmp_path):
     data = open_data(folder(tmp_path, index_mask(3), splits=("training", "validation", "night")))
     assert set(data.splits) == {"train", "val", "night"}
+
+
+def test_a_picture_beside_the_split_folders_does_not_merge_them(tmp_path):
+    root = folder(tmp_path, index_mask(3), splits=("train", "val", "test"))
+    picture(root / "images/preview.jpg")
+    data = open_data(root)
+    assert {split: len(records) for split, records in data.splits.items()} == {"train": 2, "val": 2, "test": 2}
+    assert [problem.file for problem in data.problems] == [str(root / "images/preview.jpg")]
+
+
+def test_folders_beside_loose_pictures_are_no_splits_without_a_known_name(tmp_path):
+    root = many(tmp_path, 4)
+    picture(root / "images/berlin/x.png", seed=9)
+    save_mask(root / "masks/berlin/x.png", index_mask(3))
+    data = open_data(root)
+    assert sorted(r.id for split in data.splits.values() for r in split) == ["00", "01", "02", "03", "berlin/x"]
 
 
 # --- splits that are made, pictures without masks --------------------------------------------------------------

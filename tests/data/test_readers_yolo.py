@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from written import SQUARE, H, W, box, only, picture, yolo
 
-from catchweight.data import IGNORE, BadFileError, open_data
+from catchweight.data import IGNORE, BadFileError, check_data, open_data
 
 
 @pytest.mark.parametrize(("background", "empty", "dog"), [(None, 0, 2), ("ignore", IGNORE, 1)])
@@ -47,12 +47,38 @@ def test_a_yolo_yaml_file_opens_its_folder(tmp_path):
     assert open_data(root / "data.yaml").splits == open_data(root).splits
 
 
+def test_the_yolo_yaml_file_that_is_given_is_the_one_that_is_read(tmp_path):
+    root = yolo(tmp_path, SQUARE)
+    (root / "other.yaml").write_text("train: images/val\nval: images/val\nnames: [bus, tram]\n")
+    for _ in range(2):  # beside data.yaml, then beside another one of no known name
+        data = open_data(root / "other.yaml")
+        assert data.classes.names == ("background", "bus", "tram")
+        assert [record.id for record in data.splits["train"]] == ["images/val/a"]
+        assert data.file == root / "other.yaml"
+        if (root / "data.yaml").exists():
+            (root / "data.yaml").rename(root / "first.yaml")
+
+
 def test_yolo_without_a_label_file_is_background(tmp_path):
     root = yolo(tmp_path, SQUARE)
-    (root / "labels/train/a.txt").unlink()
+    picture(root / "images/train/b.png")
+    (root / "labels/train/a.txt").rename(root / "labels/train/b.txt")
     data = open_data(root)
     assert (only(data).mask == 0).all()
-    assert "no label file a.txt" in data.problems[0].message
+    assert [problem.message for problem in data.problems] == ["no label file a.txt: taken as all background"]
+
+
+def test_a_yolo_split_without_any_label_file_is_unlabelled(tmp_path):
+    root = yolo(tmp_path, SQUARE)
+    picture(root / "images/test/a.png")
+    (root / "labels/val").rename(root / "labels/val_seg")
+    data = open_data(root)
+    assert [record.mask for record in data.splits["test"]] == [None]
+    report = check_data(data)
+    assert [p.message for p in report.problems if p.level == "error"] == [
+        'split "val" has no image with a mask: training needs some'
+    ]
+    assert any(f"no label file {root / 'labels/val/a.txt'}, nor" in problem.message for problem in report.problems)
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,9 +24,11 @@ import catchweight as cw
 from catchweight.budget import Budget
 from catchweight.compress import HalpSettings
 from catchweight.data import open_data
-from catchweight.errors import CatchweightError, UsageError
+from catchweight.errors import CatchweightError, StorageError, UsageError
 from catchweight.files import read_json
 from catchweight.fitting import BudgetMissedError, FitResult, FitSettings, describe_plan, prepare
+from catchweight.fitting.chain import ENDS, Chain
+from catchweight.fitting.estimate import int8_seconds
 from catchweight.fitting.job import Job, relaxed
 from catchweight.fitting.steps import delivered_params
 from catchweight.front import Front
@@ -145,6 +150,64 @@ class Killed(BaseException):
 def same_weights(one: Path, other: Path) -> bool:
     mine, theirs = (load_network(path)[0].state_dict() for path in (one, other))
     return all(torch.equal(mine[name], value) for name, value in theirs.items())
+
+
+def again(finished: FitResult, run: Path, *stages: str) -> Path:
+    """A copy of the finished run that has these stages before it, and all that follow the steps."""
+    shutil.copytree(finished.folder, run)
+    for stage in (*stages, *ENDS):
+        Run(run).forget(stage)
+    return run
+
+
+def test_a_full_disk_or_a_busy_folder_is_no_verdict(
+    finished: FitResult, scenes: Path, budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise StorageError("the disk is full")
+
+    for step, module_and_name in (("int8", "quantize"), ("prune", "prune")):
+        run = again(finished, tmp_path / step, step)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"catchweight.fitting.steps.{module_and_name}", full)
+            with pytest.raises(StorageError):
+                toy_fit(scenes, run, budget, ablation="full")
+        assert Run(run).result(step) is None
+        assert toy_fit(scenes, run, budget, ablation="full").best == finished.best
+    job = replace(asked(scenes, budget, settings()), folder=tmp_path / "race")
+    with pytest.raises(StorageError):
+        _ = Chain(job, SimpleNamespace(candidates=full), job.points[0]).direct
+    assert job.run.result("direct") is None
+
+
+def test_the_trainings_after_the_races_end_with_the_time(
+    finished: FitResult, scenes: Path, budget: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fine-tuning leaves int8 its time; the training for the ablation alone is left out where there is none."""
+    ends: list[float | None] = []
+
+    def stopped(*_: object, deadline: float | None = None, **__: object) -> SimpleNamespace:
+        ends.append(deadline)
+        return SimpleNamespace(status="stopped", epochs=0)
+
+    def failed(*_: object, deadline: float | None = None, **__: object) -> None:
+        ends.append(deadline)
+        raise CatchweightError("looked at")
+
+    monkeypatch.setattr(Job, "deadline", lambda job, share: 1e6)
+    with monkeypatch.context() as patch:
+        patch.setattr("catchweight.fitting.ablation.train", stopped)
+        run = again(finished, tmp_path / "ablation", "undistilled")
+        toy_fit(scenes, run, budget, ablation="full")
+    rows = [row["stage"] for row in read_json(run / "ablation.json")["rows"]]
+    assert rows == ["all steps", "without compression", "without pruning", "without int8"]
+    with monkeypatch.context() as patch:
+        patch.setattr("catchweight.compress.halp.train", failed)
+        toy_fit(scenes, again(finished, tmp_path / "prune", "prune", "int8", "undistilled"), budget, ablation="full")
+    relaxed_ms = chain(finished.folder)["rows"]["search and train"]["latency_ms"]
+    reserved = int8_seconds(asked(scenes, budget, settings()), relaxed_ms)
+    assert reserved > 0
+    assert ends == [1e6, pytest.approx(1e6 - reserved, abs=1)]
 
 
 @pytest.mark.slow
@@ -277,7 +340,7 @@ def test_a_request_without_compression_is_that_of_versions_without_it(scenes: Pa
     [
         ("params<=1M", (), "onnxruntime:cpu", "compression works towards a latency"),
         ("latency<=9ms", (), "torch:cpu", "use --compress prune"),
-        ("latency<=9ms", (), "onnxruntime:cpu:int8", "use --compress prune"),
+        ("latency<=9ms", (), "onnxruntime:cpu:int8", "use --target onnxruntime:cpu, with --compress int8"),
         ("latency<=9ms", ("compress.steps=none", "compress.tolerance=1"), "onnxruntime:cpu", "add --compress"),
         ("latency<=9ms", ("compress.step=all",), "onnxruntime:cpu", 'did you mean "compress.steps"'),
     ],

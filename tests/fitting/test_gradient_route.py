@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,10 +15,12 @@ import catchweight as cw
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.fitting import FitSettings, describe_plan, gradient_route, prepare
-from catchweight.fitting.job import Job
+from catchweight.fitting.gradient_route import PRETRAIN_SHARE, SEARCH_SHARE, TEACHER_SHARE
+from catchweight.fitting.job import OVERTIME, Job
 from catchweight.fitting.random_route import RandomRoute
 from catchweight.front import Front
 from catchweight.nets import load_network
+from catchweight.search.gradient import co_search
 from catchweight.search.screen import Screening
 from catchweight.spaces.fasterseg import Part
 from catchweight.train.checkpoints import load_state
@@ -150,10 +154,50 @@ def test_an_unreachable_budget_is_told_before_anything_is_trained(scenes, tmp_pa
     assert not (tmp_path / "run" / "pretrain").exists()
 
 
-def test_a_dry_run_tells_the_minutes_of_every_stage(scenes):
+def test_a_dry_run_tells_the_minutes_of_every_stage(scenes, tmp_path):
     plan = describe_plan(prepared(scenes, Path("unused")))
     assert set(plan["minutes"]) == {"profile", "pretrain", "search", "teacher", "training"}
     assert not Path("unused").exists()
+    assert describe_plan(prepared(scenes, tmp_path))["minutes"].keys() == plan["minutes"].keys()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_phase_whose_time_is_up_ends_with_what_its_epoch_found(scenes, tmp_path):
+    data, route = cw.open_data(scenes), gradient_route.GradientRoute(prepared(scenes, tmp_path / "unused"))
+    planned, said = route._settings(pretrained=3, limit_ms=10.0, epochs=3), []
+    found = co_search(data, planned, tmp_path / "run", made_up_ms, deadline=time.monotonic(), say=said.append)
+    assert [line for line in said if "time was up" in line] == [
+        f"{phase}: stopped after epoch 1 of 3, its time was up" for phase in ("pretrain", "search")
+    ]
+    (epoch,) = found.history
+    assert all(c["miou"] is not None for c in epoch["student"]["candidates"].values()), "the last epoch is validated"
+    assert co_search(data, planned, tmp_path / "run", made_up_ms) == found
+
+
+def test_the_stages_are_given_their_share_of_the_time(scenes, tmp_path, monkeypatch):
+    ends = {}
+
+    def noted(name):
+        def stage(*_, deadline, **__):
+            ends[name] = deadline
+            raise CatchweightError(name)
+
+        return stage
+
+    for name in ("pretrain", "co_search", "train"):
+        monkeypatch.setattr(gradient_route, name, noted(name))
+    job = prepared(scenes, tmp_path / "run")
+    job.end = time.monotonic() + 1000
+    job.run.stage("pretrain-plan", lambda: {"epochs": 1, "search_epoch_seconds": 1.0})
+    route, point = gradient_route.GradientRoute(job), job.points[0]
+    network = route.space.network_name(route.space.smallest())
+    for work in (route._pretrain, lambda: route._searched(point),
+                 lambda: route._train_teacher(point, SimpleNamespace(teacher=network))):  # fmt: skip
+        with pytest.raises(CatchweightError):
+            work()
+    left = {name: (deadline - time.monotonic()) / 1000 for name, deadline in ends.items()}
+    shares = {"pretrain": PRETRAIN_SHARE, "co_search": SEARCH_SHARE, "train": TEACHER_SHARE}
+    assert left == pytest.approx({name: OVERTIME * share for name, share in shares.items()}, abs=0.1)
 
 
 @pytest.mark.parametrize(

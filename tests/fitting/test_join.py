@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import catchweight as cw
+from catchweight.data import SegmentationData
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
+from catchweight.files import read_json, write_json
 from catchweight.fitting import FitSettings, join
+from catchweight.fitting.join import job_of
 from catchweight.front import Front
+from catchweight.run import Run
 from formula_target import formula
 
 pytestmark = pytest.mark.timeout(900)
@@ -32,7 +37,7 @@ def _device():
         yield
 
 
-def tiny_fit(scenes: Path, run: Path, word: str = "", extra: tuple[str, ...] = ()) -> cw.FitResult:
+def tiny_fit(scenes: Path | SegmentationData, run: Path, word: str = "", extra: tuple[str, ...] = ()) -> cw.FitResult:
     """Killed at the first line that begins with ``word``."""
 
     def say(line: str) -> None:
@@ -76,8 +81,36 @@ def test_what_cannot_be_joined_says_why(tmp_path: Path, monkeypatch: pytest.Monk
         join(tmp_path / "random")
     with pytest.raises(CatchweightError, match="not a run folder"):
         join(tmp_path / "nowhere")
+    run = Run(tmp_path / "early")
+    run.stage("explore-plan", lambda: {"evaluations": 4})  # as of a copy without its checkpoints
+    with pytest.raises(CatchweightError, match=r"lacks its supernet, .*last\.pt: join with the whole run folder"):
+        join(run.folder)
+    run.forget("explore-plan")
+    other = read_json(tmp_path / "random" / "run.json")
+    other["request"]["settings"]["search"]["finalist"] = 3
+    write_json(tmp_path / "random" / "run.json", other)
+    with pytest.raises(UsageError, match=r'run\.json.*did you mean "search\.finalists"'):
+        join(tmp_path / "random")
+    Run(tmp_path / "check", {"check": "eseg"})
+    with pytest.raises(UsageError, match="is not the folder of a fit: its request has no data, budget"):
+        join(tmp_path / "check")
     code, _, said = cli("join", tmp_path / "early")
     assert (code, "has not come to exploring" in said) == (2, True)
+
+
+def test_the_data_are_opened_as_they_were(tmp_path: Path) -> None:
+    """A folder that can be read in two formats is read in the one that ``fit`` was given."""
+    scenes = make_scenes(tmp_path / "scenes", {"train": 4, "val": 2}, size=(64, 96))
+    for split in ("train", "val"):
+        shutil.copytree(scenes / "images" / split, scenes / split)
+        shutil.copytree(scenes / "masks" / split, scenes / f"{split}annot")
+    with pytest.raises(UsageError, match="fits several formats"):
+        cw.open_data(scenes)
+    with pytest.raises(Killed):
+        tiny_fit(cw.open_data(scenes, "folder"), tmp_path / "run", "reach")
+    assert job_of(Run(tmp_path / "run")).data.format == "folder"
+    with pytest.raises(CatchweightError, match="read as folder, not as camvid: use --format folder"):
+        tiny_fit(cw.open_data(scenes, "camvid"), tmp_path / "run", "reach")
 
 
 def test_without_a_database_the_request_is_that_of_versions_that_had_none() -> None:

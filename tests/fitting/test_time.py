@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 import catchweight as cw
 from catchweight.data.scenes import make_scenes
-from catchweight.fitting.one_shot import LEAST_EPOCHS, LEAST_EVALUATIONS
+from catchweight.fitting import prepare
+from catchweight.fitting.job import OVERTIME
+from catchweight.fitting.one_shot import LEAST_EPOCHS, LEAST_EVALUATIONS, SUPERNET_SHARE, OneShotRoute
 from catchweight.front import Front
 from formula_target import formula
 
@@ -63,6 +66,25 @@ def test_out_of_time_the_best_network_so_far_is_proven(scenes: Path, tmp_path: P
         assert len(Front.read(tmp_path / "run" / "explored.json").candidates) <= LEAST_EVALUATIONS
 
 
+def test_a_supernet_that_turns_out_slower_than_planned_stops_with_what_it_is(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before its least epochs, and what was trained is what is told and scored."""
+    said: list[str] = []
+    job = prepare(
+        scenes, "latency<=10s", target="onnxruntime:cpu", run=tmp_path / "run", size=None, settings=None,
+        set_=(*COMMON, *ONE_SHOT), minutes=None, threads=1, weights="none", seed=0, say=said.append,
+    )  # fmt: skip
+    route = OneShotRoute(job)
+    job.end = time.monotonic() + 100
+    assert (job.deadline(SUPERNET_SHARE) or 0.0) - time.monotonic() == pytest.approx(45, abs=5)
+    monkeypatch.setattr(job, "deadline", lambda share: time.monotonic() + (share - OVERTIME * SUPERNET_SHARE) - 1)
+    told = route._train_supernet(200)
+    assert told["epochs"] == LEAST_EPOCHS + 1, "the epoch during which the time is up is the last one"
+    assert any("stopped after epoch 4 of 200" in line for line in said)
+    assert 0 <= route.score(route.space.smallest()) <= 1
+
+
 @pytest.mark.parametrize(("minutes", "taken"), [(1, "whole"), (600, "one-shot"), (None, "one-shot")])
 def test_auto_leaves_the_supernet_out_where_there_is_no_time_for_one(
     scenes: Path, tmp_path: Path, minutes: float | None, taken: str, monkeypatch: pytest.MonkeyPatch
@@ -93,8 +115,6 @@ def test_training_that_turns_out_slower_than_planned_stops_at_its_share(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A plan that promises a thousandth of the truth must not keep the run from ending in time."""
-    import time
-
     from catchweight.fitting import race
 
     monkeypatch.setattr(race, "epoch_seconds", lambda job, route, arch: 1e-3)

@@ -51,6 +51,16 @@ def test_networks_that_take_only_multiples_are_padded_and_cropped(size: tuple[in
     assert TimmBackbone("resnet18").divisor == 1
 
 
+def test_networks_that_mix_all_maps_are_padded_to_the_coarsest_there_is() -> None:
+    """HRNet's map of stride 4 has all the others in it, wanted or not."""
+    backbone = TimmBackbone("hrnet_w18_small", (4, 8)).eval()
+    assert backbone.divisor == 32
+    with torch.no_grad():
+        maps = backbone(torch.rand(1, 3, 72, 40))
+    assert [tuple(m.shape[2:]) for m in maps] == [(18, 10), (9, 5)]
+    assert TimmBackbone("dla34", (4, 8)).divisor == 8
+
+
 def test_channels_last_networks_are_turned() -> None:
     backbone = TimmBackbone("swin_tiny_patch4_window7_224", (4,))
     assert backbone(torch.randn(1, 3, 224, 224))[0].shape == (1, 96, 56, 56)

@@ -113,6 +113,35 @@ def test_a_wrong_name_says_what_is_wrong(options: str, said: str) -> None:
         build_network(f"elastic/{LITE0}:{options}", 5)
 
 
+@pytest.mark.parametrize("levels", ["3-6", "2-4", "1-2"])
+@pytest.mark.parametrize("backbone", [LITE0, "mobilenetv3_small_100"])
+def test_levels_are_those_asked_for(backbone: str, levels: str) -> None:
+    """By name the decoder of any timm backbone, whose levels ``timm/`` networks have too."""
+    name = f"{backbone}:levels={levels},neck=8,repeats=1"
+    net = build_network(f"elastic/{name}", 5).eval()
+    plain = build_network(f"timm/{name.replace(':', '+bifpn:').replace('neck', 'width')},act=relu", 5)
+    assert net.feature_info == plain.feature_info
+    plain.backbone.load_state_dict(net.backbone.state_dict())  # nothing behind the last map
+    first = int(levels[0])
+    with torch.no_grad():
+        assert net.logits(torch.randn(1, 3, 65, 97)).shape[2:] == (-(-65 // 2**first), -(-97 // 2**first))
+
+
+def test_a_cut_member_may_be_narrow_and_pretrained(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    whole = build_network(f"elastic/{LITE0}:levels=2-5", 5).eval()
+    torch.save(whole.backbone.net.state_dict(), tmp_path / "backbone.pth")
+    narrow = "depths=1-2-2-3-3-1-1,widths=16-16-40-80-112-96-320"
+    for options in ("levels=2-4", f"levels=2-4,{narrow}"):
+        member = build_network(f"elastic/{LITE0}:{options}", 5, weights=tmp_path / "backbone.pth").eval()
+        assert len(member.backbone.net.blocks) == 5
+        x = torch.randn(1, 3, 64, 64)
+        with torch.no_grad():
+            found, expected = member.backbone(x), whole.backbone(x)[:3]
+        assert [m.shape[1] for m in found] == [info.channels for info in member.feature_info]
+        assert torch.equal(found[-1], expected[-1]) == (options == "levels=2-4")
+
+
 def test_stages_joined_by_an_addition_have_one_width() -> None:
     with pytest.raises(UsageError, match="stage 0 of mobilenetv3_large_100 adds what the stem gives"):
         build_network("elastic/mobilenetv3_large_100:stem=8", 5)

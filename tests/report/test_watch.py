@@ -127,6 +127,16 @@ def test_a_run_that_has_only_begun_can_be_watched(tmp_path):
     assert status_line(begun) == "stopped, nothing done, no score yet"
 
 
+def test_a_file_that_is_damaged_while_it_is_watched_keeps_the_page_as_it_was(tmp_path):
+    begun = Run(tmp_path / "r", {"data": "d", "budget": "latency<=1ms", "target": "onnxruntime:cpu"})
+    with serving(begun) as address:
+        before = json.loads(ask(address, "/state.json")[2])
+        write_text(begun.path("stages", "screen.json"), '{"result": {"allowed": [3]}}')
+        time.sleep(FRESH_S)
+        status, _, body = ask(address, "/state.json")
+        assert (status, json.loads(body)) == (200, before)
+
+
 def test_the_time_left_is_that_of_the_last_plan(tmp_path):
     planned = Run(tmp_path / "r", {"data": "d", "budget": "latency<=1ms", "target": "onnxruntime:cpu"})
     planned.stage("supernet-plan", lambda: {"epochs": 60, "epoch_seconds": 60.0})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,14 @@ from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
 from catchweight.nets.fasterseg import fasterseg_config
-from catchweight.search.gradient import CoSearchResult, LambdaController
+from catchweight.search.gradient import CoSearchResult, LambdaController, co_search, pretrain
 from catchweight.search.gradient.cosearch import student_latency, supernet
 from catchweight.search.gradient.halves import HalfLoader
 from catchweight.search.gradient.result import chosen, pair_scores, trade
 from catchweight.search.gradient.steps import CoSearch, five_losses
 from catchweight.spaces.fasterseg import PAIRS, PREDICTIONS
 from catchweight.tasks.losses import log_probabilities, ohem_cross_entropy
+from catchweight.train.checkpoints import load_state, save_state
 from catchweight.train.evaluate import eager_predict, evaluate
 
 
@@ -274,3 +276,58 @@ def test_a_loss_that_is_no_number_stops_the_search(scenes: Path, tmp_path: Path)
     wild = TINY.model_copy(update={"pretrain": TINY.pretrain.model_copy(update={"lr": 1e30, "epochs": 3})})
     with pytest.raises(CatchweightError, match="pretrain.lr"):
         tiny_search(scenes, tmp_path, wild)
+
+
+def test_pretrained_weights_of_other_settings_are_refused_and_older_ones_taken(
+    scenes: Path, undisturbed: tuple[CoSearchResult, Path], tmp_path: Path
+) -> None:
+    data, folder = open_data(scenes), undisturbed[1] / "pretrain"
+    for name, other in (("image_size", (128, 128)), ("precision", "bf16-mixed")):
+        with pytest.raises(CatchweightError, match=f"with {name}="):
+            pretrain(data, TINY.model_copy(update={name: other}), folder)
+    shutil.copytree(folder, tmp_path / "old")
+    about = json.loads((folder / "about.json").read_text())
+    del about["image_size"], about["precision"]  # as earlier versions wrote it
+    (tmp_path / "old" / "about.json").write_text(json.dumps(about))
+    assert pretrain(data, TINY, tmp_path / "old") == tmp_path / "old" / "weights.pt"
+    with pytest.raises(CatchweightError, match="with seed="):
+        pretrain(data, TINY.model_copy(update={"seed": 1}), tmp_path / "old")
+
+
+@pytest.mark.parametrize(
+    ("gradient", "moved", "setting"),
+    [
+        ("pretrain_gradient", "weights", "pretrain.lr"),
+        ("weights_gradient", "weights", "search.lr"),
+        ("architecture_gradient", "architecture", "arch_lr"),
+    ],
+)
+def test_a_gradient_that_overflows_in_the_last_step_ends_in_no_file(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gradient: str, moved: str, setting: str
+) -> None:
+    """The loss of that step is a number, and there is no step after it whose loss would tell."""
+    real = getattr(CoSearch, gradient)
+
+    def overflowing(self: CoSearch, *asked: object) -> float:
+        loss = real(self, *asked)
+        getattr(self, moved)[0].grad.fill_(float("inf"))
+        return loss
+
+    if gradient == "architecture_gradient":  # else it is seen in the loss of the weights, in the same step
+        monkeypatch.setattr(CoSearch, "weights_gradient", lambda self, batch: 1.0)
+    monkeypatch.setattr(CoSearch, gradient, overflowing)
+    short = TINY.search.model_copy(update={"epochs": 1, "batch": 4})
+    with pytest.raises(CatchweightError, match=f"weights became infinite or NaN.*lower {setting}"):
+        tiny_search(scenes, tmp_path, TINY.model_copy(update={"pretrain": short, "search": short}))
+    assert not (tmp_path / "result.json").exists()
+    assert (tmp_path / "pretrain" / "weights.pt").exists() == (gradient != "pretrain_gradient")
+
+
+def test_pretrained_weights_that_are_no_numbers_are_refused(
+    scenes: Path, undisturbed: tuple[CoSearchResult, Path], tmp_path: Path
+) -> None:
+    state = load_state(undisturbed[1] / "pretrain" / "weights.pt")
+    next(value for value in state["weights"].values() if value.is_floating_point() and value.dim() == 4)[0] = torch.nan
+    save_state(tmp_path / "weights.pt", state)
+    with pytest.raises(CatchweightError, match=r"weights\.pt holds infinite or NaN weights: .* lower pretrain\.lr"):
+        co_search(open_data(scenes), TINY, tmp_path / "search", made_up_ms, pretrained=tmp_path / "weights.pt")

@@ -268,6 +268,26 @@ def test_a_storage_with_another_search_is_refused(other, tmp_path):
     assert len(RandomSearch().search(separable(storage=storage, name="another", **other), 3).candidates) == 3
 
 
+def test_a_storage_of_the_same_strategy_with_other_settings_is_refused(tmp_path):
+    storage = tmp_path / "search.journal"
+    front = Evolution(initial=8, levels=2).search(separable(storage=storage), 12)
+    assert Evolution(levels=2, initial=8, rate=0.3).search(separable(storage=storage), 12) == front
+    with pytest.raises(CatchweightError, match=r"with settings=\{'initial': 8, 'levels': 2\}, not \{'rate': 0.5\}"):
+        Evolution(rate=0.5).search(separable(storage=storage), 12)
+    with pytest.raises(CatchweightError, match=r"'levels': 2\}, not \{\}"):
+        Evolution().search(separable(storage=storage), 12)
+
+
+@pytest.mark.parametrize("strategy", [LocalSearch(), LocalSearch(rate=0.05)])
+def test_a_journal_from_before_settings_were_stored_goes_on(strategy, tmp_path):
+    storage = tmp_path / "search.journal"
+    strategy.search(separable(storage=storage), 8)
+    text = storage.read_text()
+    begin = text.index('"settings":')
+    storage.write_text(text[:begin] + text[text.index("},", begin) + 2 :])
+    assert strategy.search(separable(storage=storage), 16) == strategy.search(separable(), 16)
+
+
 def test_wrong_requests():
     with pytest.raises(UsageError, match='did you mean "evolution"'):
         strategy_named("evoluton")
@@ -313,6 +333,23 @@ def test_half_a_line_at_the_end_of_a_journal_is_cut(tmp_path: Path):
     with storage.open("a") as file:
         file.write('{"op_code":4,"worker')
     assert RandomSearch().search(separable(storage=storage), 8) == whole
+
+
+def test_half_a_line_that_is_left_while_a_search_runs_is_cut(tmp_path: Path):
+    storage = tmp_path / "search.journal"
+    calls = 0
+
+    def evaluate(arch):
+        nonlocal calls
+        calls += 1
+        if calls == 3:  # a sign of life on a full disk, which has room again when the score is there
+            with storage.open("a") as file:
+                file.write('{"op_code":8,"worker')
+        return score(arch)
+
+    whole = RandomSearch().search(separable(), 8)
+    assert RandomSearch().search(separable(storage=storage, evaluate=evaluate), 8) == whole
+    assert RandomSearch().search(separable(storage=storage, evaluate=stopping_after(0)), 8) == whole
 
 
 def test_a_journal_opens_as_optunas_dashboard_opens_it(tmp_path):

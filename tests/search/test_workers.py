@@ -10,15 +10,21 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
+import psutil
 import pytest
-from search_problems import work
+from search_problems import score, separable, work
 
-from catchweight.search.blackbox.worker import Watch, at_work, beating, new_claim
+from catchweight.search import Evolution, RandomSearch
+from catchweight.search.blackbox.ledger import Ledger
+from catchweight.search.blackbox.store import open_storage
+from catchweight.search.blackbox.worker import Watch, at_work, beating, new_claim, place
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["catchweight.search"])  # imported once, before the workers are forked
@@ -133,6 +139,78 @@ def test_workers_share_and_never_do_the_same(workers):
     assert len([process for process in team if workers.lines("end", process.pid)]) > 1
 
 
+def test_threads_of_one_process_share_and_never_do_the_same(tmp_path):
+    evaluated: Counter = Counter()
+    lines: list[str] = []
+
+    def evaluate(arch):
+        evaluated[arch] += 1
+        time.sleep(0.02)
+        return score(arch)
+
+    def search() -> None:
+        RandomSearch().search(separable(evaluate=evaluate, storage=tmp_path / "search.journal"), 20, lines.append)
+
+    threads = [threading.Thread(target=search) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len(evaluated) == 20
+    assert set(evaluated.values()) == {1}
+    assert not [line for line in lines if "gone" in line or "too late" in line]
+
+
+class KilledError(BaseException):
+    """Ends a worker as a signal does: it gives nothing back."""
+
+
+@pytest.fixture
+def killed_elsewhere(monkeypatch, tmp_path) -> Path:
+    """Journal of an evolution whose container was killed at its thirteenth candidate; the grace is half a second."""
+    path, calls = tmp_path / "search.journal", iter(range(12))
+
+    def evaluate(arch):
+        if next(calls, None) is None:
+            raise KilledError
+        return score(arch)
+
+    with monkeypatch.context() as before:
+        before.setattr(Ledger, "abandon", lambda *_: None)
+        before.setattr("catchweight.search.blackbox.worker.place", lambda: f"{place()} of the container before")
+        with pytest.raises(KilledError):
+            Evolution().search(separable(seed=5, evaluate=evaluate, storage=path), 30)
+    monkeypatch.setattr("catchweight.search.blackbox.ledger.Watch", lambda: Watch(grace=0.5))
+    return path
+
+
+def test_a_search_in_a_container_that_was_started_again_ends_with_the_same_front(killed_elsewhere):
+    lines: list[str] = []
+    found = Evolution().search(separable(seed=5, storage=killed_elsewhere), 30, lines.append)
+    assert found == Evolution().search(separable(seed=5), 30)
+    assert "hold 1 of the candidates" in lines[0]
+    assert "at most" in lines[0]
+    assert "is gone" in lines[1]
+
+
+def test_a_worker_elsewhere_that_gives_a_sign_of_life_is_not_waited_for(killed_elsewhere, monkeypatch):
+    monkeypatch.setattr("catchweight.search.blackbox.ledger.Watch", lambda: Watch(grace=20))
+    storage = open_storage(killed_elsewhere)
+    (held,) = optuna.load_study(study_name="search", storage=storage).get_trials(
+        states=(optuna.trial.TrialState.RUNNING,)
+    )
+
+    def beat(line: str) -> None:
+        storage.set_trial_user_attr(held._trial_id, "beat", 1)
+
+    def evaluate(arch):
+        assert arch.to_json() != held.user_attrs["arch"], "it was waited for until it counted as gone"
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        Evolution().search(separable(seed=5, evaluate=evaluate, storage=killed_elsewhere), 30, beat)
+
+
 def _server_tool(name: str) -> str | None:
     """A program of the PostgreSQL server; Debian keeps them out of the path."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
@@ -196,7 +274,19 @@ def test_a_worker_here_is_asked_of_the_operating_system():
     assert Watch().lost(claim, 0), "this process does not work on it"
     with at_work(claim):
         assert not Watch().lost(claim, 0)
-    assert Watch().lost({**claim, "started": claim["started"] - 1000}, 0), "the number was given to another process"
+    with at_work(claim):
+        assert Watch().lost({**claim, "born": "this boot/1"}, 0), "the number was given to another process"
+        old = {name: value for name, value in claim.items() if name != "born"}  # as earlier versions stored it
+        assert not Watch().lost(old, 0)
+        assert Watch().lost({**old, "started": claim["started"] - 1000}, 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells when a process began, in ticks")
+def test_a_worker_here_is_still_there_when_the_clock_was_set(monkeypatch):
+    claim, told = new_claim(), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: told(process) + 3)
+    with at_work(claim):
+        assert not Watch().lost(claim, 0)
 
 
 def test_signs_of_life_come_during_an_evaluation_and_survive_a_failing_storage():

@@ -42,6 +42,13 @@ def test_labels_are_file_names_and_tell_members_apart():
     assert len({label(arch) for arch in members}) == len(members)
 
 
+def test_a_member_has_one_label_whether_it_was_drawn_or_read():
+    drawn = Arch(width=8, size=(180, 240))
+    read = Arch(**drawn.to_json())
+    assert drawn == read
+    assert label(drawn) == label(read) == "member-2c0fc161-180x240", "that of earlier versions"
+
+
 @pytest.mark.parametrize("wrong", [{"widths": ()}, {"scales": ()}, {"networks": ()}, {"base": (60, 200)}])
 def test_an_empty_or_too_small_space_is_refused(wrong):
     with pytest.raises(UsageError):

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
 from catchweight.targets.counts import count_macs
 from catchweight.targets.tracing.blocks import GROUPS, Signature, blocks
+from catchweight.targets.tracing.shape_trace import shape_trace
 from catchweight.targets.tracing.trace import IMAGE, trace
 
 SIZE = (64, 80)
@@ -80,8 +84,12 @@ def test_same_padding_belongs_to_its_convolution() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["eseg_lite_s", "ffnet_22s_bcc_mobile", "timm/mobilenetv3_small_100+fpn", "timm/pvt_v2_b0+fpn"]
-)
+    "name",
+    [
+        "eseg_lite_s", "ffnet_22s_bcc_mobile", "timm/mobilenetv3_small_100+fpn", "timm/pvt_v2_b0+fpn",
+        "timm/nf_resnet26+fpn",
+    ],
+)  # fmt: skip
 def test_every_operator_is_in_one_block_and_macs_add_up(name: str) -> None:
     net = build_network(name, 5, width=0.5)
     traced = trace(net, SIZE)
@@ -94,10 +102,38 @@ def test_every_operator_is_in_one_block_and_macs_add_up(name: str) -> None:
         assert Signature.from_key(block.signature.key) == block.signature
 
 
-def test_the_exportable_trace_has_the_same_blocks() -> None:
-    net = build_network("eseg_lite_s:levels=2-5,repeats=1", 5)
+class Copied(nn.Module):
+    """A reshape and a ``contiguous`` that must copy, a clone that is asked for, and shapes in all ways of writing."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x.permute(0, 2, 3, 1).reshape(1, -1, 3).transpose(1, 2).contiguous()
+        return y.unflatten(2, x.shape[2:]).flatten(2).view(x.shape).clone().sigmoid()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(build_network, "eseg_lite_s:levels=2-5,repeats=1", 5),
+        partial(build_network, "timm/pvt_v2_b0+fpn", 5),
+        Copied,
+    ],
+    ids=["eseg", "pvt", "copied"],
+)
+def test_the_exportable_trace_has_the_same_blocks(build: Callable[[], nn.Module]) -> None:
+    """Tables hold blocks of exportable traces; predictions ask for those of plain ones."""
+    net = build()
     plain, exportable = (blocks(trace(net, SIZE, exportable=asked)) for asked in (False, True))
     assert [block.signature for block in plain] == [block.signature for block in exportable]
+
+
+def test_a_computed_weight_has_its_kernel() -> None:
+    """Weights behind a parametrisation, as in nf_resnet26: no parameter of the graph has the kernel's shape."""
+    nets = [weight_norm(nn.Conv2d(3, 32, kernel, padding=kernel // 2)) for kernel in (1, 3, 5)]
+    found = [blocks(trace(net, SIZE))[0].signature for net in nets]
+    assert [signature.kernel for signature in found] == [(1, 1), (3, 3), (5, 5)]
+    assert [signature.macs for signature in found] == [count_macs(net, SIZE) for net in nets]
+    shapes = [blocks(shape_trace(net, SIZE))[0].signature for net in nets]
+    assert shapes == found
 
 
 @settings(max_examples=25, deadline=None)

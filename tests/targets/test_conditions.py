@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,14 +12,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from test_measure import Sleeper
 
 from catchweight.errors import UsageError
 from catchweight.targets import Target, interleaved
 from catchweight.targets.clock import conditions as room
+from catchweight.targets.clock import reference as kernels
 from catchweight.targets.clock.affinity import allowed_cpus, pinned
 from catchweight.targets.clock.conditions import Conditions, clock_notes
 from catchweight.targets.clock.energy import POWERCAP, Energy, RaplMeter, metered, session_energy
+from catchweight.targets.clock.pace import UsualPace
 from catchweight.targets.clock.reference import handover_graph, reference_graph, references
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux pins threads")
@@ -94,6 +98,23 @@ def test_the_reference_is_the_same_work_everywhere() -> None:
         assert 1e-6 < out.std() < 1e3, "no denormals, which would be slow for a reason of their own"
 
 
+def test_each_gpu_has_a_kernel_and_a_pace_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two GPUs beside one processor; their matrices stay on the processor, for nothing is run."""
+    gpus, current = ["NVIDIA Small", "NVIDIA Large"], 0
+    monkeypatch.setattr(kernels, "_kernels", functools.cache(kernels._kernels.__wrapped__))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: gpus[current])
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    (small,) = references("cuda", 2)
+    UsualPace(small.runtime, "processor", 2, tmp_path).learn([8.0] * 12)
+    current = 1
+    (large,) = references("cuda", 2)
+    assert UsualPace(large.runtime, "processor", 2, tmp_path).usual([1.0] * 12) == 1.0
+    current = 0
+    assert references("cuda", 2) == (small,)
+    assert UsualPace(small.runtime, "processor", 2, tmp_path).known == 1
+
+
 def _cores(busy: float, idle: float, steal: float = 0.0) -> list[SimpleNamespace]:
     class Times(tuple):
         pass
@@ -162,24 +183,36 @@ def test_throttling_is_read_from_either_kind_of_control_group(tmp_path: Path, fo
     assert room._throttled_periods(tmp_path) == 4
 
 
-def _package(root: Path, index: int, microjoules: int, limit: int) -> Path:
-    zone = root / f"intel-rapl:{index}"
+def _zone(root: Path, number: str, name: str, microjoules: int, limit: int = 9_999_999) -> Path:
+    zone = root / f"intel-rapl:{number}"
     zone.mkdir(parents=True)
+    (zone / "name").write_text(f"{name}\n")
     (zone / "max_energy_range_uj").write_text(f"{limit}\n")
     (zone / "energy_uj").write_text(f"{microjoules}\n")
     return zone / "energy_uj"
 
 
 def test_rapl_adds_packages_and_undoes_a_wrap(tmp_path: Path) -> None:
-    first, second = _package(tmp_path, 0, 9_000_000, 9_999_999), _package(tmp_path, 1, 1_000_000, 9_999_999)
-    (tmp_path / "intel-rapl:0:0").mkdir()  # a core inside the package, which would be counted twice
+    first, second = _zone(tmp_path, "0", "package-0", 9_000_000), _zone(tmp_path, "1", "package-1", 1_000_000)
+    # What would be counted twice: the cores inside a package, and the platform around all of them.
+    core, platform = _zone(tmp_path, "0:0", "core", 0), _zone(tmp_path, "2", "psys", 0)
     assert RaplMeter.missing(tmp_path) is None
     meter = RaplMeter(tmp_path)
+    assert meter.name == "RAPL, 2 packages"
     first.write_text("2000000")
     second.write_text("1500000")
+    core.write_text("2000000")
+    platform.write_text("4000000")
     assert meter.read() == pytest.approx(3.0 + 0.5)
     second.write_text("2500000")
     assert meter.read() == pytest.approx(4.5)
+
+
+def test_a_package_that_cannot_be_read_is_missed_whatever_else_can(tmp_path: Path) -> None:
+    _zone(tmp_path, "0", "psys", 0)
+    assert "no RAPL counters of packages" in (RaplMeter.missing(tmp_path) or "")
+    _zone(tmp_path, "1", "package-0", 0).unlink()
+    assert "cannot be read" in (RaplMeter.missing(tmp_path) or "")
 
 
 def test_energy_is_the_meter_over_the_runs() -> None:

@@ -172,6 +172,33 @@ def test_shared_parameters_count_once_and_nothing_is_computed() -> None:
     assert type(conv.weight) is nn.Parameter
 
 
+class Remembering(nn.Module):
+    """Keeps tensors from run to run: as an attribute, a buffer, and in a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        self.register_buffer("places", None)
+        self.ramp: Tensor | None = None
+        self.scales: dict[int, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.ramp is None:
+            self.ramp, self.places = torch.linspace(0, 1, x.shape[-1]), torch.arange(x.shape[-1])
+        scale = self.scales.setdefault(x.shape[-1], self.conv.weight.mean())
+        return self.conv(x) * scale + self.ramp + self.places
+
+
+def test_a_network_that_remembers_remembers_nothing_of_a_count() -> None:
+    net = Remembering()
+    assert count_macs(net, (8, 8)) == 3 * 4 * 64
+    assert (net.ramp, net.places, net.scales) == (None, None, {})
+    after = net(torch.ones(1, 3, 8, 8))
+    assert type(after) is Tensor
+    assert count_macs(net, (8, 8)) == 3 * 4 * 64
+    assert torch.equal(net(torch.ones(1, 3, 8, 8)), after)
+
+
 def test_a_huge_input_costs_no_memory() -> None:
     assert count_macs(nn.Conv2d(3, 64, 1), (100_000, 100_000)) == 3 * 64 * 10**10
 

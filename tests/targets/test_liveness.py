@@ -18,7 +18,7 @@ from catchweight.errors import UsageError
 from catchweight.nets import build_network
 from catchweight.targets.tracing.graph import to_onnx
 from catchweight.targets.tracing.liveness import live_bytes, liveness
-from catchweight.targets.tracing.runtime_steps import BLOCK, Step
+from catchweight.targets.tracing.runtime_steps import BLOCK, Step, runtime_steps
 from catchweight.targets.tracing.trace import IMAGE, trace
 
 H, W = 16, 24
@@ -50,6 +50,30 @@ def test_a_residual_sum_needs_two_maps_fused_and_three_eager() -> None:
     traced = trace(Residual(), (H, W))
     assert liveness(traced).peak_bytes == IMAGE_BYTES + 2 * BLOCK * MAP
     assert liveness(traced, "eager").peak_bytes == IMAGE_BYTES + 3 * BLOCK * MAP
+
+
+class Dynamic(nn.Module):
+    """A convolution by a weight that is made from the image, and to its result another map is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.side = nn.Conv2d(3, BLOCK, 1), nn.Conv2d(3, BLOCK, 1)
+        self.make = nn.Linear(BLOCK, BLOCK * BLOCK)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side, y = self.side(x), self.stem(x)
+        weight = self.make(y.mean((2, 3))).view(BLOCK, BLOCK, 1, 1)
+        return nn.functional.conv2d(y, weight) + side
+
+
+def test_a_weight_made_from_the_image_is_read_and_not_added() -> None:
+    traced = trace(Dynamic(), (H, W))
+    image, side, weight = (traced.by_name[name] for name in ("conv2d_1", "conv2d", "view"))
+    last = runtime_steps(traced)[-1]
+    assert last.reads == (f"{image.name} copy", weight.name, f"{side.name} copy")
+    assert last.over == (f"{side.name} copy",)
+    # While a map is copied out of blocks it exists twice, beside the other one and the weights.
+    assert liveness(traced).peak_bytes == IMAGE_BYTES + 3 * BLOCK * MAP + weight.out.bytes
 
 
 def test_channels_are_filled_up_to_blocks_and_copied_out() -> None:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
@@ -36,13 +37,13 @@ class Sleeper:
         yield
 
 
-def measurement(turns: list[float], spread: float = 0.0) -> Measurement:
-    """A measurement with the given turn medians."""
+def measurement(turns: list[float], spread: float = 0.0, joint: str = "") -> Measurement:
+    """A measurement with the given turn medians; those of one ``joint`` were taken together."""
     middle = float(np.median(turns))
     low, high = median_interval(turns)
     return Measurement(
         middle, middle * (1 - spread / 2), middle * (1 + spread / 2), low, high, 5 * len(turns), 1, 1, "none",
-        turns=tuple(turns),
+        turns=tuple(turns), joint=joint,
     )  # fmt: skip
 
 
@@ -111,15 +112,33 @@ def test_few_values_have_no_interval() -> None:
 
 def test_pairs_see_through_drift() -> None:
     drift = np.linspace(1, 3, 30)  # the machine gets three times slower; unpaired intervals overlap widely
-    first, second = measurement(list(drift)), measurement(list(1.05 * drift))
+    first, second = (measurement(list(factor * drift), joint="one call") for factor in (1, 1.05))
     assert first.high_ms > second.low_ms
     assert distinguishable(first, second).ratio == pytest.approx(1.05)
     assert distinguishable(first, second).different
 
 
+def test_turns_of_two_measurements_are_no_pairs() -> None:
+    """Equally many turns by chance, of one network on a machine that got slower during one and faster in the other."""
+    drift = np.linspace(1, 3, 30)
+    up, down = measurement(list(drift), joint="one call"), measurement(list(drift[::-1]), joint="another")
+    found = distinguishable(up, down)
+    assert (found.low, found.high) == (up.low_ms / up.high_ms, up.high_ms / up.low_ms)
+    assert not distinguishable(replace(up, joint=""), replace(down, joint="")).different
+    slower = distinguishable(measurement(list(drift)), measurement(list(drift + 0.1)))
+    assert not slower.different
+
+
+def test_sessions_measured_together_know_it() -> None:
+    first, second = interleaved([Sleeper(1), Sleeper(1)], seconds=0.02, reference=False)
+    (other,) = interleaved([Sleeper(1)], seconds=0.02, reference=False)
+    assert first.joint == second.joint != other.joint
+    assert "joint" not in first.to_json()
+
+
 def test_noise_is_not_ranked() -> None:
     rng = np.random.default_rng(0)
-    first, second = (measurement(list(rng.lognormal(0, 0.3, 25))) for _ in range(2))
+    first, second = (measurement(list(rng.lognormal(0, 0.3, 25)), joint="one call") for _ in range(2))
     compared = distinguishable(first, second)
     assert not compared.different
     assert "cannot be told apart" in str(compared)
@@ -130,7 +149,11 @@ def test_apart_without_pairs_and_never_from_few_turns() -> None:
     long, short = measurement([2.0] * 8), measurement([1.0] * 7)
     assert distinguishable(long, short).different
     assert str(distinguishable(long, short)).startswith("faster")
-    assert not distinguishable(measurement([1.0] * 3), measurement([2.0] * 3)).different
+    few = measurement([1.0] * 3)
+    assert not distinguishable(few, measurement([2.0] * 3)).different
+    for one, other in ((few, long), (long, few), (few, measurement([2.0] * 4))):
+        compared = distinguishable(one, other)
+        assert (compared.low, compared.high) == (0.0, math.inf)
 
 
 def test_quiet_is_not_noisy_but_scatter_is() -> None:

@@ -44,6 +44,19 @@ class Untraceable(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+class Unrunnable(nn.Module):
+    """Can be traced, where tensors have no data; as a whole it gives up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_exporting():
+            raise RuntimeError("cannot run here")
+        return self.conv(x)
+
+
 @pytest.fixture(scope="module")
 def wide() -> Observation:
     torch.manual_seed(0)
@@ -151,6 +164,41 @@ def test_a_profile_skips_what_fails_and_goes_on(tmp_path: Path) -> None:
     report = profile(table, subjects, workers=1, seconds=0.1)
     assert (report.new, report.known) == (1, 1)
     assert len(table.networks) == 2
+
+
+def test_a_profile_skips_what_cannot_be_run(tmp_path: Path) -> None:
+    table = LatencyTable(Target.parse("torch:cpu", threads=1), tmp_path)
+    subjects = [Subject("broken", SIZE, Unrunnable), Subject("wide", SIZE, partial(Wide, 8))]
+    for new, known in ((1, 0), (0, 1)):
+        report = profile(table, subjects, workers=1, seconds=0.1, again=0)
+        assert (report.new, report.known, report.left) == (new, known, 0)
+        assert report.failed == (("broken at 64x80", "skipped, it cannot be run: RuntimeError: cannot run here"),)
+    assert [network.label for network in table.networks] == ["wide"]
+
+
+def test_what_fails_when_profiled_again_stays_as_it_was(
+    tmp_path: Path, wide: Observation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of three is disturbed, and cannot be observed at the second try; at the third it can."""
+    tries: list[str] = []
+
+    def observe(target: Target, prepared: Path, seconds: float, build: Callable[[], nn.Module]) -> Observation:
+        tries.append(prepared.name)
+        if len(tries) == 4:
+            raise CatchweightError("gone")
+        return replace(wide, disturbed=len(tries) == 3)
+
+    monkeypatch.setattr(profiling, "observe_prepared", observe)
+    monkeypatch.setattr(profiling, "learn_pace", lambda *_: None)
+    subjects = [Subject(f"wide {width}", SIZE, partial(Wide, width)) for width in (4, 8, 12)]
+    table = LatencyTable(CPU, tmp_path / "once")
+    report = profile(table, subjects, workers=1, keep=tmp_path, again=1)
+    assert (report.new, report.left, report.disturbed) == (3, 0, 1)
+    assert report.failed == (("wide 12 at 64x80", "skipped, gone"),)
+    assert len(table.networks) == 3
+    tries.clear()
+    report = profile(LatencyTable(CPU, tmp_path / "twice"), subjects, workers=1, keep=tmp_path, again=2)
+    assert (report.new, report.failed, report.disturbed) == (3, (), 0)
 
 
 def test_no_network_is_begun_after_the_time(tmp_path: Path) -> None:

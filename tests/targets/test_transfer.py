@@ -104,6 +104,20 @@ def test_missing_measurements_of_known_devices() -> None:
     assert within(predicted, devices.truth(0.5, 7.0)[200:], 0.05) > 0.9
 
 
+@pytest.mark.parametrize("measured", [25, 35])
+def test_a_known_device_with_few_measurements_keeps_some_to_be_judged_by(measured: int) -> None:
+    """Of 80 architectures, fewer than the probes that are expected, or hardly more."""
+    devices = Devices()
+    known = devices.known[:80].copy()
+    known[measured:, 2] = np.nan
+    model = TransferModel().fit(devices.counts[:80], known, probes=30)
+    trials = list(model._trials(np.log(known), range(6), 30))
+    sizes = {(len(trial.seen), len(trial.truth)) for trial in trials}
+    assert sizes == {(30, 50), (measured // 2, measured - measured // 2)}
+    full = TransferModel().fit(devices.counts[:80], devices.known[:80], probes=30)
+    assert model.calibration == pytest.approx(full.calibration, rel=0.25)
+
+
 @settings(max_examples=15, deadline=None)
 @given(factor=st.floats(1e-3, 1e3), seed=st.integers(0, 50), k=st.integers(2, 15))
 def test_scaling_the_device_scales_the_prediction(factor: float, seed: int, k: int) -> None:

@@ -128,6 +128,15 @@ def test_every_loss_has_finite_gradients_even_for_sure_networks(stride: int) -> 
     assert all(torch.isfinite(leaf.grad).all() and leaf.grad.abs().sum() > 0 for leaf in leaves)
 
 
+@pytest.mark.parametrize("bins", [0, 256])
+def test_a_logit_that_is_no_number_makes_the_loss_none(bins: int) -> None:
+    """The training looks for it there, and names the images."""
+    logits, masks = example(16, 16)
+    for place in (logits[0, :, 3, 4], logits):
+        place[...] = math.nan
+        assert SegmentationLoss(LossConfig(ce=0, lovasz=1, lovasz_bins=bins))([logits], masks).isnan()
+
+
 def test_a_batch_without_a_valid_pixel_has_no_loss_and_no_gradient() -> None:
     loss = SegmentationLoss(EVERYTHING)
     leaf = torch.randn(2, K, 4, 4, requires_grad=True)

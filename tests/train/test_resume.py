@@ -14,13 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from training_helpers import IMAGES, RECIPE, assert_same, recipe_with, run, tiny_net
 
 from catchweight.data import SegmentationData
 from catchweight.errors import CatchweightError
 from catchweight.nets import load_network
 from catchweight.train import train
-from catchweight.train.checkpoints import load_state
+from catchweight.train.checkpoints import load_state, save_state
 
 pytest_plugins = ["training_helpers"]
 
@@ -133,6 +135,23 @@ def test_pausing_and_stopping_change_nothing_and_a_finished_training_returns_at_
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_the_scale_of_the_loss_under_16_mixed_goes_on_where_it_was(data: SegmentationData, tmp_path: Path) -> None:
+    def trained(folder: Path, until: int) -> dict:
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2)
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler)])
+        recipe = recipe_with(precision="16-mixed", accelerator="cpu")
+        train(tiny_net(len(data.classes)), data, recipe, folder, fabric=fabric, until_epoch=until, quiet=True)
+        return load_state(folder / "last.pt")
+
+    straight = trained(tmp_path / "straight", 2)
+    assert straight["precision"]["scale"] > 4
+    first = trained(tmp_path / "parts", 1)
+    assert_same(straight, trained(tmp_path / "parts", 2))
+    del first["precision"]  # as earlier versions wrote it
+    save_state(tmp_path / "parts" / "last.pt", first)
+    assert trained(tmp_path / "parts", 2)["progress"]["epoch"] == 2
+
+
 def test_another_recipe_or_network_is_refused_by_the_names_that_differ(
     data: SegmentationData,
     tmp_path: Path,
@@ -155,10 +174,11 @@ def test_a_cut_off_checkpoint_is_named(data: SegmentationData, tmp_path: Path) -
         train(tiny_net(len(data.classes)), data, RECIPE, tmp_path, quiet=True)
 
 
-def test_two_processes_keep_the_same_weights(scenes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", ["network", "supernet"])
+def test_two_processes_keep_the_same_weights(scenes: Path, tmp_path: Path, of: str) -> None:
     script = Path(__file__).parent / "training_helpers.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    arguments = [str(scenes), str(tmp_path), json.dumps({"epochs": 2, "accelerator": "cpu"})]
+    arguments = [str(scenes), str(tmp_path), json.dumps({"epochs": 2, "accelerator": "cpu"}), of]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ended = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=280, env=environment)
     assert ended.returncode == 0, ended.stderr[-3000:]

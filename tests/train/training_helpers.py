@@ -21,7 +21,9 @@ from catchweight.data import SegmentationData, open_data
 from catchweight.data.loading import Augment
 from catchweight.data.scenes import make_scenes
 from catchweight.nets import SegmentationNet, build_network
+from catchweight.spaces import ElasticPyramid
 from catchweight.train import Recipe, train
+from catchweight.train.supernet import Sandwich
 
 IMAGES = 12
 RECIPE = Recipe(
@@ -82,8 +84,9 @@ def run(
     changes: dict[str, Any],
     limit_bytes: int | None = None,
     kill: tuple[int, float] | None = None,
+    supernet: bool = False,
 ) -> None:
-    """Train in this process.
+    """Train in this process a small network, or one random member of a supernet a step.
 
     ``limit_bytes`` is what a file may grow to after the first epoch, as on a full disk; ``kill`` are the last two
     arguments of ``die``, whose thread watches from inside, so that a busy machine does not let the training escape.
@@ -97,8 +100,11 @@ def run(
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
 
-    net = tiny_net(len(data.classes))
-    result = train(net, data, recipe_with(**changes), folder, on_event=after_epoch, quiet=True)
+    net, objective = tiny_net(len(data.classes)), None
+    if supernet:
+        net = ElasticPyramid(len(data.classes), [RECIPE.size], backbone="test_efficientnet")
+        objective = Sandwich(rule="uniform", members=1)
+    result = train(net, data, recipe_with(**changes), folder, on_event=after_epoch, objective=objective, quiet=True)
     checksum = sum(float(p.detach().double().abs().sum()) for p in net.parameters())
     line = {"rank": int(os.environ.get("RANK", "0")), "checksum": checksum, "epochs": result.epochs}
     (folder / f"rank{line['rank']}.json").write_text(json.dumps(line))
@@ -122,4 +128,4 @@ def assert_same(one: Any, other: Any, where: str = "") -> None:
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    run(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]), supernet=sys.argv[4:] == ["supernet"])

@@ -86,7 +86,7 @@ def compress(
         console.print(_widths(result))
         _export(result.file, opened, out / "model.onnx", clock)
     if int8:
-        _int8(network, data, out / "int8", how.int8, tolerance, target, threads, wanted, clock)
+        _int8(network, opened, out / "int8", how.int8, tolerance, target, threads, wanted, clock)
     if not met:
         raise typer.Exit(1)
 
@@ -170,7 +170,7 @@ def _export(network: Path, data: SegmentationData, out: Path, clock: Clock) -> N
 
 def _int8(
     network: Path,
-    data: Path,
+    data: SegmentationData,
     out: Path,
     settings: QuantizeSettings,
     tolerance: float,

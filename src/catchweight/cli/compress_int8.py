@@ -10,6 +10,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..compress.quantize import QuantizeResult, QuantizeSettings
+    from ..data import SegmentationData
 
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=0.0, help="Points of val mIoU that int8 may cost; 0.5 is 0.005 of mIoU.")
@@ -18,7 +19,7 @@ Tolerance = Annotated[
 
 def int8(
     network: Path,
-    data: Path,
+    data: SegmentationData | Path,
     out: Path,
     *,
     tolerance: float = 0.5,
@@ -32,7 +33,7 @@ def int8(
 
     Args:
         network: a checkpoint (.pt) or an exported file (.onnx).
-        data: the data set it was trained on.
+        data: the data set it was trained on, opened as it was then, or its path.
         out: the step's own run folder; the same request goes on in it.
         tolerance: points of val mIoU.
         target, threads: where latency counts.

@@ -207,7 +207,7 @@ def train(
     from ..config import override, save_yaml
     from ..data import open_data
     from ..data.cache import PixelCache
-    from ..errors import unknown
+    from ..errors import UsageError, unknown
     from ..fitting import native_size
     from ..nets import build_network
     from ..train import RECIPES
@@ -215,6 +215,8 @@ def train(
 
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
+    if os.path.exists(out / "run.json"):
+        raise UsageError(f"{out} is the folder of a run, which keeps trainings of its own: choose another --out")
     data = open_data(path, format_, seed=seed)
     values = RECIPES[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
     wanted = [setting.removeprefix("train.") for setting in settings or ()]
@@ -222,11 +224,17 @@ def train(
     objective = _distiller(teacher, teacher_size, [s for s in wanted if s.startswith(DISTILL)], data)
     torch.manual_seed(values.seed)
     net = build_network(network, len(data.classes), width=width, weights=weights, aux=values.loss.aux > 0)
-    save_yaml(out / "recipe.yaml", values)
-    if objective is not None:
-        save_yaml(out / "distill.yaml", objective.terms)
+
+    def keep_settings() -> None:
+        save_yaml(out / "recipe.yaml", values)
+        if objective is not None:
+            save_yaml(out / "distill.yaml", objective.terms)
+
+    if not os.path.exists(out / "last.pt"):  # else the training there may be another one, whose settings stay
+        keep_settings()
     result = train_(net, data, values, out, cache=PixelCache(), objective=objective)
     if os.environ.get("RANK", "0") == "0":  # one of several processes, when torchrun has started them
+        keep_settings()
         console.print(f"best val mIoU {result.score:.4f} at epoch {result.best_epoch}: {escape(str(result.best))}")
 
 

@@ -86,13 +86,14 @@ class _Walk:
         members: dict[Element, dict[Slice, set[int]]] = defaultdict(lambda: defaultdict(set))
         makers: dict[Element, set[str]] = defaultdict(set)
         for node in self.nodes:
+            if isinstance(node.module, (_ConvNd, nn.Linear)):
+                for channel in range(self._width(node, "out") or 0):
+                    makers[self.sets.root((self.number[id(node)], "out", channel))].add(self.names[node.module])
             for side in ("out", "in"):
                 for name, dim, count in self._slices(node, side):
                     for channel in range(count):
                         root = self.sets.root((self.number[id(node)], side, channel))
                         members[root][name, dim].add(channel)
-                        if side == "out" and isinstance(node.module, (_ConvNd, nn.Linear)):
-                            makers[root].add(self.names[node.module])
         order = {name: place for place, name in enumerate(self.names.values())}
         reasons = self._reasons()
         return [
@@ -164,6 +165,8 @@ class _Walk:
     def _tie(self, node: Any) -> None:
         """What the graph does not say of itself."""
         layer, here = node.module, self.number[id(node)]
+        if isinstance(layer, (_ConvNd, nn.Linear)) and not _plain(layer):
+            self._freeze_all(node, "its weights are computed from others")
         if isinstance(layer, _ConvNd) and layer.groups > 1:
             self._tie_groups(node, layer)
         if isinstance(layer, nn.GroupNorm):
@@ -192,6 +195,11 @@ class _Walk:
                 place = (here, "out" if one_side else side, channel)
                 self.sets.unite(place, (here, "out", channel // each * (layer.out_channels // layer.groups)))
 
+    def _freeze_all(self, node: Any, why: str) -> None:
+        for side in ("out", "in"):
+            for channel in range(self._width(node, side) or 0):
+                self._freeze((self.number[id(node)], side, channel), why)
+
     def _freeze(self, element: Element, why: str) -> None:
         self.why.setdefault(element, why)
 
@@ -214,7 +222,7 @@ class _Walk:
         prefix = f"{self.names[layer]}." if self.names[layer] else ""
         weight_out, weight_in = (1, 0) if isinstance(layer, _ConvTransposeNd) else (0, 1)
         if side == "in":
-            if isinstance(layer, (_ConvNd, nn.Linear)) and getattr(layer, "groups", 1) == 1:
+            if isinstance(layer, (_ConvNd, nn.Linear)) and _plain(layer) and getattr(layer, "groups", 1) == 1:
                 yield f"{prefix}weight", weight_in, layer.weight.shape[weight_in]
             return
         count = int(self.graph.get_out_channels(node) or 0)
@@ -257,6 +265,11 @@ def _mapped(edge: Any, channels: Sequence[int]) -> Iterator[tuple[int | None, in
             indices = mapping(indices)
     for index in indices:
         yield index.root_idx, index.idx
+
+
+def _plain(layer: nn.Module) -> bool:
+    """Whether its weight is a parameter of its own, not computed from others (weight norm, spectral norm)."""
+    return isinstance(layer._parameters.get("weight"), nn.Parameter)
 
 
 def _chunk_length(node: Any) -> int:

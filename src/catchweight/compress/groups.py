@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from ..errors import CatchweightError
 from ..nets.heads import LinearHead
@@ -33,7 +36,7 @@ def find_groups(
     (:func:`.refuted`); a group that fails stays whole.
 
     Args:
-        net: takes images (B, 3, H, W); a segmentation network is also asked for its training outputs. Left as it is.
+        net: takes images (B, 3, H, W); also asked for its training outputs. Left as it is.
         size: (H, W) in pixels that it is tried at.
         keep: names of layers whose channels shall stay.
         first: whether the first convolution may be pruned.
@@ -54,10 +57,36 @@ def find_groups(
 
 
 def network_outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
-    """Everything that a network gives: its logits and, in training, those of auxiliary heads."""
+    """Everything that a network in evaluation mode gives: its logits and, in training, those of auxiliary heads."""
     if isinstance(net, SegmentationNet):
         return [net(x), *net.train_logits(x)]
-    return list(_tensors(net(x)))
+    return [*_tensors(net(x)), *_training_outputs(net, x)]
+
+
+def _training_outputs(net: nn.Module, x: Tensor) -> list[Tensor]:
+    """What a user's network gives in training; nothing where it then wants more than images, e.g. boxes."""
+    with _own_code_trains(net):
+        try:
+            return list(_tensors(net(x)))
+        except Exception:  # whatever the network's own code raises; that it runs in evaluation is known
+            return []
+
+
+@contextmanager
+def _own_code_trains(net: nn.Module) -> Iterator[None]:
+    """Inside, the network's own code is in training; torch's layers, and norms and dropout made of them, are not."""
+    own = [module for module in net.modules() if not (module.training or _of_torch(module))]
+    try:
+        for module in own:
+            module.training = True
+        yield
+    finally:
+        for module in own:
+            module.training = False
+
+
+def _of_torch(module: nn.Module) -> bool:
+    return type(module).__module__.startswith("torch.nn.") or isinstance(module, (_NormBase, _DropoutNd))
 
 
 def _with_plain_heads(net: nn.Module) -> nn.Module:

@@ -5,7 +5,6 @@ measure -> profile prunings -> [train a little, prune a little] * steps -> land 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from ..train.batches import endless
 from ..train.epoch import step_seed
 from ..train.step import Objective, Step
 from .descent import descend
+from .digest import weights_digest
 from .landing import Landing, alone, verdict
 from .quantize.settings import QuantizeSettings
 from .schedule import HalpSettings, Say
@@ -86,6 +86,7 @@ def prune(
     table: Path | None = None,
     objective: Objective | None = None,
     cache: PixelCache | None = None,
+    deadline: float | None = None,
     say: Say = print,
     quiet: bool = False,
 ) -> PruneResult:
@@ -104,6 +105,7 @@ def prune(
         settings: the schedule and how channels are chosen.
         variants, table: see :func:`.pruning_predictor`.
         objective: of the fine-tuning, e.g. distillation from the network as it was.
+        deadline: in seconds of ``time.monotonic``; the epoch of fine-tuning during which it passes is the last one.
         say: told every step in a line, with the time that is left.
         quiet: no progress bar of the fine-tuning.
 
@@ -118,7 +120,7 @@ def prune(
     settings = settings or HalpSettings()
     limit = latency_limit(budget)
     request = {
-        "prune": net.spec.to_json(), "weights": _digest(net), "data": data.fingerprint(), "limit_ms": limit,
+        "prune": net.spec.to_json(), "weights": weights_digest(net)[:16], "data": data.fingerprint(), "limit_ms": limit,
         "target": str(target), "threads": target.threads, "batch": target.batch,
         "recipe": recipe.model_dump(mode="json"), "settings": settings.model_dump(mode="json"), "variants": variants,
         "objective": objective.describe() if objective is not None else {},
@@ -127,7 +129,7 @@ def prune(
     with run.locked():
         job = _Job(net, data, target, limit, recipe, settings, run, cache or PixelCache(), say, quiet)
         landing = job.pruned(variants, table)
-        return job.finished(landing, objective)
+        return job.finished(landing, objective, deadline)
 
 
 def latency_limit(budget: Budget | str) -> float:
@@ -192,15 +194,15 @@ class _Job:
         self.say(f"start: {measured.median_ms:.2f} ms on {self.target}, mIoU {score:.4f}")
         return {"latency_ms": measured.median_ms, "score": score, "notes": list(measured.notes)}
 
-    def finished(self, landing: Landing, objective: Objective | None) -> PruneResult:
+    def finished(self, landing: Landing, objective: Objective | None, deadline: float | None) -> PruneResult:
         """Fine-tune, measure, tell."""
         start: dict[str, Any] = self.run.stage("start", self._start)
         net, _ = load_network(self.run.path("pruned.pt"))
         cut = self.run.stage("cut", lambda: self.score(net))
         self.say(f"fine-tune: {self.recipe.epochs} epochs, from mIoU {cut:.4f}")
         tuned = train(
-            net, self.data, self.recipe, self.run.path("finetune"), cache=self.cache, objective=objective,
-            quiet=self.quiet,
+            net, self.data, self.recipe, self.run.path("finetune"), cache=self.cache, deadline=deadline,
+            objective=objective, quiet=self.quiet,
         )  # fmt: skip
         best, meta = load_network(tuned.best)
         measured = verdict(self.net, best, self.target, self.size, self.limit)
@@ -237,12 +239,3 @@ class SegmentationLosses:
         torch.manual_seed(step_seed(self.seed, iteration, 0))
         device = next(net.parameters()).device
         return self.step(batch.images.to(device), batch.masks.to(device))
-
-
-def _digest(net: nn.Module) -> str:
-    """Tells one set of weights from another."""
-    digest = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

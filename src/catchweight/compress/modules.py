@@ -16,6 +16,7 @@ from ..run import Run
 from ..targets import Target
 from ..train import Recipe
 from .descent import descend
+from .digest import weights_digest
 from .landing import Landing, alone
 from .schedule import HalpSettings, Loss, Say
 from .tables import VARIANTS
@@ -43,11 +44,13 @@ def prune_module(
     Args:
         net: (B, 3, H, W) -> tensors; left as it is.
         loss: called with the copy that is pruned, in training mode, and the number of the iteration; gives the loss of
-            that iteration's batch, e.g. ``lambda net, i: cross_entropy(net(images[i]), labels[i])``.
+            that iteration's batch, e.g. ``lambda net, i: cross_entropy(net(images[i]), labels[i])``. Batches must be
+            on the device of ``recipe``.
         size: (H, W) in pixels at which latency counts.
         limit_ms: of a batch of the target.
         folder: called again with it, the job goes on after the last pruning step.
-        recipe: whose optimiser trains between the steps; default: AdamW at 1e-3 times ``settings.lr``.
+        recipe: whose optimiser and device train between the steps; default: AdamW at 1e-3 times ``settings.lr``, on the
+            kind of device that ``net`` is on.
         settings, variants, table: as in :func:`.prune`.
 
     Returns:
@@ -58,11 +61,12 @@ def prune_module(
         CatchweightError: out of reach, nothing to prune, or the folder belongs to another job.
     """
     settings = settings or HalpSettings()
-    recipe = recipe or Recipe(size=size)
+    recipe = recipe or _default_recipe(net, size)
     request = {
         "prune": type(net).__name__, "shapes": {name: list(shape) for name, shape in shapes(net).items()},
-        "limit_ms": limit_ms, "target": str(target), "threads": target.threads, "batch": target.batch,
-        "size": list(size), "settings": settings.model_dump(mode="json"),
+        "weights": weights_digest(net)[:16], "limit_ms": limit_ms, "target": str(target), "threads": target.threads,
+        "batch": target.batch, "size": list(size), "recipe": recipe.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json"), "variants": variants,
     }  # fmt: skip
     run = Run(folder, request)
     with run.locked():
@@ -73,6 +77,13 @@ def prune_module(
             net, lambda _: loss, size, target, limit_ms, recipe, settings, run.folder, latency, variants=variants,
             table=table, say=say,
         )  # fmt: skip
+
+
+def _default_recipe(net: nn.Module, size: tuple[int, int]) -> Recipe:
+    """The network stays where it is, for so do the batches of the caller's loss."""
+    parameter = next(net.parameters(), None)
+    on_cpu = parameter is None or parameter.device.type == "cpu"
+    return Recipe(size=size, accelerator="cpu" if on_cpu else "auto")
 
 
 def save_pruned(path: Path | str, net: nn.Module, meta: Mapping[str, Any] | None = None) -> None:

@@ -49,7 +49,10 @@ def _failing(groups: Sequence[ChannelGroup], passes: Callable[[Sequence[ChannelG
 
 
 class _Trial:
-    """A copy of the network in 64 bits with random weights, and what it gives for one random input."""
+    """A copy of the network in 64 bits with random weights, and what it gives for one random input.
+
+    Each run is of a new copy: the network's own code, in training, may keep statistics.
+    """
 
     def __init__(self, net: nn.Module, size: tuple[int, int], outputs: Outputs) -> None:
         self.outputs = outputs
@@ -58,26 +61,27 @@ class _Trial:
         for module in self.net.modules():
             _randomise(module, generator)
         self.image = torch.randn(2, 3, *size, dtype=torch.float64, generator=generator)
-        self.wanted = self._run(self.net)
+        self.wanted = self._run(copy.deepcopy(self.net))
+        again = self._run(copy.deepcopy(self.net), seed=1)
+        self.by_chance = [not torch.equal(y, z) for y, z in zip(self.wanted, again, strict=True)]
+        """Which outputs dropout in the network's own code decides on: equality says nothing of them."""
 
-    def _run(self, net: nn.Module) -> list[Tensor]:
-        with torch.no_grad():
+    def _run(self, net: nn.Module, seed: int = 0) -> list[Tensor]:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             return self.outputs(net, self.image)
 
     def survives_swaps(self, groups: Sequence[ChannelGroup]) -> bool:
-        before = {name: tensor.clone() for name, tensor in self.net.state_dict().items()}
+        swapped = copy.deepcopy(self.net)
         rng = np.random.default_rng(0)
-        state = self.net.state_dict()
+        state = swapped.state_dict()
         for group in groups:
             order = _cycle(group.units, rng)
             for (name, dim), indices in group.slices.items():
                 old = state[name].clone()
                 moved = old.index_select(dim, torch.from_numpy(indices[order].reshape(-1)))
                 state[name].index_copy_(dim, torch.from_numpy(indices.reshape(-1)), moved)
-        try:
-            return self._same(self._run(self.net))
-        finally:
-            self.net.load_state_dict(before)
+        return self._same(self._run(swapped))
 
     def survives_removal(self, groups: Sequence[ChannelGroup]) -> bool:
         return all(self._runs_with(groups, left) for left in (lambda units: units - 1, lambda units: (units + 1) // 2))
@@ -94,8 +98,8 @@ class _Trial:
 
     def _same(self, found: list[Tensor]) -> bool:
         return all(
-            bool((y - z).abs().max() <= SAME * z.abs().max().clamp(min=1e-30))
-            for y, z in zip(found, self.wanted, strict=True)
+            by_chance or bool((y - z).abs().max() <= SAME * z.abs().max().clamp(min=1e-30))
+            for y, z, by_chance in zip(found, self.wanted, self.by_chance, strict=True)
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..config import Config
-from ..errors import CatchweightError
+from ..errors import CatchweightError, StorageError
 from ..train.checkpoints import load_state, save_state
 from .allocate import METHODS, Problem
 from .channels import Groups, Ints, removal
@@ -242,7 +242,7 @@ def restore(pruner: Pruner, path: Path) -> None:
     """Bring back what :func:`save` wrote, where there is something.
 
     Raises:
-        CatchweightError: the file is not whole or of another network.
+        StorageError: the file is not whole or of another network.
     """
     if not path.exists():
         return
@@ -253,7 +253,7 @@ def restore(pruner: Pruner, path: Path) -> None:
         pruner.optimizer.load_state_dict(stored["optimizer"])
     except (KeyError, TypeError, RuntimeError, ValueError, IndexError) as error:
         reason = str(error).splitlines()[0]
-        raise CatchweightError(f"{path} is no pruning of this network ({reason}); delete it to start again") from error
+        raise StorageError(f"{path} is no pruning of this network ({reason}); delete it to start again") from error
 
 
 def _span(seconds: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from ..errors import CatchweightError
+from ..files import copy_file
 from ..targets import Target
 from ..targets.latency.observe import observable, observe
 from ..targets.latency.predictor import LEAST, LatencyPredictor
@@ -43,9 +43,9 @@ def pruning_predictor(
 ) -> LatencyPredictor:
     """A latency predictor that knows this network's own blocks at many widths.
 
-    What was profiled before of the device is taken over. On a target that cannot be observed block by block the blocks
-    are those of ``onnxruntime:cpu``: they tell which layers are slow for their size, and measuring the whole network on
-    the target sets the scale.
+    What was profiled before of the device is taken over, once: a job that goes on predicts as it did. On a target that
+    cannot be observed block by block the blocks are those of ``onnxruntime:cpu``: they tell which layers are slow for
+    their size, and measuring the whole network on the target sets the scale.
 
     Args:
         net: left as it is.
@@ -97,11 +97,12 @@ def random_pruning(net: nn.Module, groups: Groups, number: int, seed: int = 0) -
 
 
 def _take_over(known: LatencyTable, source: Path) -> None:
-    if source != known.folder and source.is_dir():
-        known.folder.mkdir(parents=True, exist_ok=True)
-        for path in source.glob("*.parquet"):
-            if not (known.folder / path.name).exists():
-                shutil.copyfile(path, known.folder / path.name)
+    """Copy what ``known`` has not, unless it is enough to predict from: steps may have been taken by it then."""
+    if source == known.folder or len(list(known.folder.glob("*.parquet"))) >= LEAST:
+        return
+    for path in source.glob("*.parquet"):
+        if not (known.folder / path.name).exists():
+            copy_file(path, known.folder / path.name)
 
 
 def _digest(net: nn.Module) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import re
 import shutil
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -21,11 +24,14 @@ from .dataset import Sample
 if TYPE_CHECKING:
     from .dataset import Record, SegmentationData
 
-DECODE_VERSION = 1
+DECODE_VERSION = 2
 """Raise when what `SegmentationData.read` returns changes for the same files."""
 
 OPEN_MAPS = 4096
-"""Memory maps kept open per data set; the kernel allows a process about 65,000."""
+"""Memory maps a cache keeps open at most; the kernel allows a process about 65,000."""
+
+SPACE = re.compile("[0-9a-f]{24}")
+"""Names of a cache's own folders; whatever else lies beside them is somebody else's."""
 
 
 def default_folder() -> Path:
@@ -44,8 +50,8 @@ class PixelCache:
 
     Args:
         folder: where the files live; default `default_folder`.
-        max_bytes: bound on everything in ``folder``. When it is reached, data sets other than the ones in use are
-            removed, least recently used first; if that is not enough, further records are decoded at every read
+        max_bytes: bound on the cache's files in ``folder``. When it is reached, data sets other than the ones in use
+            are removed, least recently used first; if that is not enough, further records are decoded at every read
             (throwing out records of a data set that is walked through in epochs would gain nothing).
     """
 
@@ -57,6 +63,7 @@ class PixelCache:
         self._in_use: set[str] = set()
         self._closed = False  # to new files, after the bound or a failed write
         self._lock = threading.Lock()
+        self._opened = lru_cache(maxsize=_open_maps())(_open)  # for all data sets: each map holds a file open
 
     def bind(self, data: SegmentationData) -> Callable[[Record], Sample]:
         """A replacement for ``data.read`` that goes through the cache.
@@ -64,18 +71,18 @@ class PixelCache:
         The arrays of the samples are copy-on-write maps of the file: writing to them changes nothing on disk.
 
         Raises (from the returned function):
-            CatchweightError: a file of the record is gone, or cannot be decoded.
+            CatchweightError: a file of the record is gone or cannot be decoded, or too many files are open.
         """
         space = _space(data)
         folder = self.folder / space
         self._in_use.add(space)
         _touch(folder)
-        opened, content = lru_cache(maxsize=OPEN_MAPS)(_open), lru_cache(maxsize=None)(_content)
+        content = lru_cache(maxsize=None)(_content)
 
         def read(record: Record) -> Sample:
             path = folder / f"{_key(record, content)}.npy"
             try:
-                return _as_sample(opened(path), record.id)
+                return _as_sample(self._opened(path), record.id)
             except OSError:  # not there yet, or the folder is out of reach
                 pass
             except (ValueError, EOFError):  # shorter than its header says: a power cut, not a kill
@@ -90,6 +97,7 @@ class PixelCache:
         """Remove every file of the cache."""
         for folder in _spaces(self.folder):
             shutil.rmtree(folder, ignore_errors=True)
+        self._opened.cache_clear()
         self._used = self._written = 0
         self._closed = False
 
@@ -179,11 +187,29 @@ def _as_sample(packed: np.ndarray, name: str) -> Sample:
 
 def _open(path: Path) -> np.ndarray:
     # "c": a private writable view, since torch refuses to wrap a read-only array without a warning.
-    return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    try:
+        return np.asarray(np.load(path, mmap_mode="c", allow_pickle=False))
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        # The file may well be there: decoding it again would only hide what is wrong.
+        raise CatchweightError(f"cannot open {path}: {error.strerror}. Raise the limit (ulimit -n)") from error
+
+
+def _open_maps() -> int:
+    """OPEN_MAPS, or an eighth of the files that the process may have open: checkpoints and children need some."""
+    if sys.platform == "win32":  # no such limit
+        return OPEN_MAPS
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return OPEN_MAPS if soft == resource.RLIM_INFINITY else min(OPEN_MAPS, soft // 8)
 
 
 def _spaces(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if SPACE.fullmatch(path.name) and path.is_dir()]
 
 
 def _age(folder: Path) -> float:

@@ -51,6 +51,7 @@ class SegmentationData:
         problems: what the reader met in the folder (missing pairs, entries it did not follow).
         notes: what was decided for the user, e.g. a split that was made.
         made_val: ids of the records of a "val" that was made; empty where the data set came with one.
+        file: the file in ``root`` that was opened in the folder's place, if any; opening it again gives the same data.
     """
 
     root: Path
@@ -61,6 +62,7 @@ class SegmentationData:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     made_val: tuple[str, ...] = ()
+    file: Path | None = None
 
     def read(self, record: Record) -> Sample:
         """Picture and mask, of one size.
@@ -151,7 +153,7 @@ def open_data(
             means nothing to the format, or a broken classes file.
         CatchweightError: an annotation file that cannot be read.
     """
-    root = _root(Path(path))
+    root, file = _root(Path(path))
     if not 0 < val_share < 1:
         raise UsageError(f"val_share must lie in (0, 1), but got {val_share}")
     reader = _reader(root, format)
@@ -159,7 +161,7 @@ def open_data(
         raise UsageError(f'format "{reader.name}" labels every pixel: "background" has no effect, leave it out')
     if background not in (None, "class", "ignore"):
         raise unknown("background", str(background), ("class", "ignore"))
-    layout = reader.read(root, Options(background or "class"))
+    layout = reader.read(root, Options(background or "class", file))
     _leave_out_unlabelled(layout)
     made = _make_val(layout, seed, val_share)
     return SegmentationData(
@@ -171,14 +173,17 @@ def open_data(
         problems=tuple(layout.problems),
         notes=tuple(layout.notes),
         made_val=made,
+        file=file,
     )
 
 
-def _root(path: Path) -> Path:
+def _root(path: Path) -> tuple[Path, Path | None]:
+    """The folder, and the file in it that was given in its place."""
     if path.is_dir():
-        return path.resolve()
+        return path.resolve(), None
     if path.suffix in {".yaml", ".yml"} and path.is_file():
-        return path.resolve().parent
+        file = path.resolve()
+        return file.parent, file
     if path.exists():
         raise UsageError(f"{path} is a file: give the folder of the data set")
     raise UsageError(f"{path} does not exist: give the folder of the data set")

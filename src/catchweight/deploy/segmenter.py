@@ -25,6 +25,9 @@ from ..errors import CatchweightError, UsageError
 # a hundred megapixels does not need a hundred megapixels times classes of memory.
 _BAND_VALUES = 1 << 18
 
+# Other formats are left alone: by content alone pillow would hand an EPS that is named x.jpg to Ghostscript.
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF", "JPEG2000", "AVIF")
+
 ImageLike = str | Path | Image.Image | np.ndarray
 
 
@@ -182,13 +185,15 @@ def read_rgb(image: ImageLike) -> Image.Image:
         return _to_rgb(Image.fromarray(_checked(image)))
     if isinstance(image, Image.Image):
         return _to_rgb(image)
+    Image.init()  # older pillows have no AVIF, and trip over the name
+    formats = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(image) as opened:
+        with Image.open(image, formats=formats) as opened:
             return _to_rgb(opened)
     except FileNotFoundError as error:
         raise CatchweightError(f"{image}: no such file") from error
     except UnidentifiedImageError as error:
-        raise CatchweightError(f"{image}: not an image that pillow can read") from error
+        raise CatchweightError(f"{image}: not an image of a known format ({', '.join(formats)})") from error
     except Exception as error:  # decoders raise whatever a damaged file makes them trip over
         raise CatchweightError(f"{image}: broken image ({error})") from error
 

@@ -144,16 +144,17 @@ def onnx_predict(segmenter: Segmenter, run: Run | None = None) -> Callable[[Tens
     """The file as ``predict``: uint8 (B, 3, H, W) to logits (B, K, H, W), in as many runs as its batch needs.
 
     Args:
-        run: what computes instead of ONNX Runtime, on normalised batches.
+        run: what computes instead of ONNX Runtime, on normalised batches, whole ones if the file's batch is fixed.
     """
     compute = run or segmenter.run
 
     def predict(images: Tensor) -> Tensor:
         _check_size(segmenter, images)
         arrays = segmenter.normalise(images.cpu().numpy())
-        step = segmenter.batch or len(arrays)
-        parts = [compute(arrays[start : start + step]) for start in range(0, len(arrays), step)]
-        return torch.from_numpy(np.concatenate(parts))
+        count, step = len(arrays), segmenter.batch or len(arrays)
+        whole = np.concatenate([arrays, np.repeat(arrays[-1:], -count % step, axis=0)]) if count % step else arrays
+        parts = [compute(whole[start : start + step]) for start in range(0, count, step)]
+        return torch.from_numpy(np.concatenate(parts)[:count])
 
     return predict
 

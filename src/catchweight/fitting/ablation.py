@@ -94,7 +94,8 @@ def without_distillation(job: Job, point: Point, pruned: Made | None, ended: Mad
     settings = job.settings.compress
     if settings.ablation != "full" or not settings.distill or pruned is None or ended is None or not pruned.accepted:
         return None
-    return Made.from_json(point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended)))
+    found = point.run.stage(UNDISTILLED, lambda: _undistilled(job, point, pruned, ended))
+    return None if "skipped" in found else Made.from_json(found)
 
 
 def _row(point: Point, stage: str, made: Made, stages: tuple[str, ...]) -> dict[str, Any]:
@@ -112,7 +113,13 @@ def _undistilled(job: Job, point: Point, pruned: Made, ended: Made) -> dict[str,
     size = size_of(pruned.candidate.arch)
     epochs = (point.run.result("prune-plan") or {})["epochs"]
     net, _ = load_network(cut)
-    tuned = train(net, job.data, job.recipe(size, epochs), folder / "finetune", cache=job.cache)
+    tuned = train(
+        net, job.data, job.recipe(size, epochs), folder / "finetune", cache=job.cache,
+        deadline=job.deadline(1 / point.to_come),
+    )  # fmt: skip
+    if tuned.status == "stopped":  # trained for less it would tell of the time, not of the distillation
+        point.say(f"ablation: without distillation left out, the time was up after epoch {tuned.epochs} of {epochs}")
+        return {"skipped": "the time was up"}
     copy_file(tuned.best, folder / "model.pt")
     check = exported(job, folder, size)
     cost = measured(job, point, folder / "model.onnx", pruned.candidate.cost)

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..budget import Budget
 from ..deploy.evaluate import evaluate_file
-from ..errors import CatchweightError
+from ..errors import CatchweightError, StorageError
 from ..files import copy_file, read_json, write_json
 from ..front import Candidate, Front
 from ..search.reach import factor_over
@@ -110,7 +110,7 @@ class Chain:
         plan = self._plan(given, int8.faster if int8 is not None else 1.0)
         if not plan["epochs"]:
             return given.refused(PRUNE, "no time was left for it")
-        schedule = Schedule(plan["steps"], plan["epochs"])
+        schedule = Schedule(plan["steps"], plan["epochs"], self._before_int8(given))
         return self._step(PRUNE, lambda: pruned(self.job, self.point, given, plan["limit_ms"], schedule))
 
     @cached_property
@@ -210,7 +210,7 @@ class Chain:
         try:
             load_screening(point.run.stage("screen", lambda: dump_screening(self.route.candidates(point))))
         except CatchweightError as error:
-            if needed:
+            if needed or isinstance(error, StorageError):
                 raise
             point.say(f"screen: {error}")
             return {"skipped": str(error)}
@@ -232,6 +232,12 @@ class Chain:
         if left is not None and left / self.point.to_come < int8_seconds(self.job, given.latency_ms):
             return given.refused(INT8, "no time was left for it")
         return quantised(self.job, self.point, given, name)
+
+    def _before_int8(self, given: Made) -> float | None:
+        """In seconds of ``time.monotonic``, when pruning must end so that int8 has its time."""
+        deadline = self.job.deadline(1 / self.point.to_come)
+        reserved = int8_seconds(self.job, given.latency_ms) if self.settings.quantises else 0.0
+        return None if deadline is None else deadline - reserved
 
     def _plan(self, given: Made, faster: float) -> dict[str, Any]:
         """How far and how long to prune; ``faster``: what int8 will make of it afterwards."""

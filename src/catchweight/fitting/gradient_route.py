@@ -22,15 +22,16 @@ from ..front import Arch, Candidate
 from ..nets import SegmentationNet, build_network, load_network
 from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, aimed, co_search, pretrain
 from ..search.gradient.cosearch import student_latency, supernet
+from ..search.halving import counted
 from ..search.reach import CostOf
-from ..search.screen import Screening, measuring
+from ..search.screen import Screening, stored_costs
 from ..spaces.fasterseg import FasterSegSpace, MeasuredTimes
 from ..targets.latency.observe import observable
 from ..targets.latency.table import default_folder
 from ..train import train
 from ..train.distill import Distiller, DistillTerms
 from ..train.step import Objective
-from .job import Job, Point, latency_limit
+from .job import OVERTIME, Job, Point, latency_limit
 from .race import network_epoch_seconds
 from .space_route import SpaceRoute
 
@@ -137,9 +138,11 @@ class GradientRoute(SpaceRoute):
         return {"epochs": epochs, "search_epoch_seconds": round(searching, 3)}
 
     def _pretrain(self) -> dict[str, Any]:
+        job = self.job
         path = pretrain(
-            self.job.data, self._settings(), self.job.run.path("pretrain"), cache=self.job.cache, say=self.job.say
-        )
+            job.data, self._settings(self._pretrained), job.run.path("pretrain"), cache=job.cache,
+            deadline=job.deadline(OVERTIME * PRETRAIN_SHARE), say=job.say,
+        )  # fmt: skip
         return {"weights": path.name}
 
     def _searched(self, point: Point) -> CoSearchResult:
@@ -154,8 +157,9 @@ class GradientRoute(SpaceRoute):
         assert tight is not None, "checked before the work began"
         weights = self.job.run.path("pretrain", "weights.pt")
         result = co_search(
-            self.job.data, self._settings(tight, plan["epochs"]), folder, self.times, cache=self.job.cache,
-            pretrained=weights, say=point.say,
+            self.job.data, self._settings(self._pretrained, tight, plan["epochs"]), folder, self.times,
+            cache=self.job.cache, pretrained=weights,
+            deadline=self.job.deadline(OVERTIME * SEARCH_SHARE / point.to_come), say=point.say,
         )  # fmt: skip
         point.say(f"co-search: a student of {result.student_ms:.2f} ms by the table, {result.student}")
         return result
@@ -174,8 +178,9 @@ class GradientRoute(SpaceRoute):
         plan = point.run.stage("teacher-plan", planned)
         trained = train(
             net, job.data, job.recipe(job.base, plan["epochs"]), file.with_suffix(""), cache=job.cache,
+            deadline=job.deadline(OVERTIME * TEACHER_SHARE / point.to_come),
         )  # fmt: skip
-        point.say(f"teacher: {trained.score:.3f} val mIoU after {plan['epochs']} epochs")
+        point.say(f"teacher: {trained.score:.3f} val mIoU after {counted(trained.epochs)}")
         copy_file(trained.best, file)
 
     @cached_property
@@ -183,7 +188,7 @@ class GradientRoute(SpaceRoute):
         def plain(arch: Arch) -> SegmentationNet:
             return build_network(arch["network"], self.job.classes)
 
-        return measuring(plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
+        return stored_costs(plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
 
     # --- What they share
 
@@ -202,16 +207,23 @@ class GradientRoute(SpaceRoute):
         student_latency(self.space, self._settings(), counting)
         return asked
 
-    def _settings(self, limit_ms: float | None = None, epochs: int | None = None) -> CoSearchSettings:
+    @property
+    def _pretrained(self) -> int:
+        """Epochs that the pre-training was planned for."""
+        return int((self.job.run.result("pretrain-plan") or {})["epochs"])
+
+    def _settings(
+        self, pretrained: int | None = None, limit_ms: float | None = None, epochs: int | None = None
+    ) -> CoSearchSettings:
         """The published search at this job's size and classes, its window ending at the limit."""
         how, base, train_ = self.how, self.job.base, self.job.settings.train
-        planned = (self.job.run.result("pretrain-plan") or {}).get("epochs") if self.job.folder.exists() else None
         published = CoSearchSettings()
         found = published.model_copy(
             update={
                 "layers": how.layers, "base": how.base, "widths": how.widths, "seed": train_.seed,
                 "pretrain": PhaseSettings(
-                    epochs=planned or how.pretrain_epochs, batch=how.batch, size=self._crop(), lr=published.pretrain.lr
+                    epochs=pretrained or how.pretrain_epochs, batch=how.batch, size=self._crop(),
+                    lr=published.pretrain.lr,
                 ),
                 "search": PhaseSettings(
                     epochs=epochs or how.search_epochs, batch=how.batch, size=self._crop(), lr=published.search.lr

@@ -24,6 +24,9 @@ from .settings import FitSettings
 Say = Callable[[str], None]
 Budgets = Budget | str | Sequence[Budget | str]
 
+OVERTIME = 1.3
+"""A training that was planned for its share of the time may take so many times that before it is stopped: its last
+epochs, at a low learning rate, are worth the most."""
 AFTERWARDS_S = 60.0
 """Seconds set aside under ``--time``, for each budget, for export, verification, measuring and the report."""
 COMPRESSED = "compress"
@@ -67,6 +70,11 @@ class Job:
     def left(self) -> float | None:
         """Seconds left for training; ``None`` for no bound."""
         return None if self.end is None else max(0.0, self.end - time.monotonic())
+
+    def deadline(self, share: float) -> float | None:
+        """In seconds of ``time.monotonic``, when a stage must end that may take this share of the time that is left."""
+        left = self.left()
+        return None if left is None else time.monotonic() + min(1.0, share) * left
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -140,14 +148,15 @@ def prepare(
     budgets = read_budgets(budget)
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--time must be positive, but got {minutes:g} minutes")
-    settings = override(settings or FitSettings(), set_)
+    settings = _overridden(settings or FitSettings(), set_)
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
     place = Target.parse(target, threads=threads)
+    _refuse_conversion(place)
     _check_compression(settings, budgets, place)
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data), seed=seed)
     base = size or native_size(opened)
     request = {
-        "data": str(opened.root.resolve()),
+        "data": str((opened.file or opened.root).resolve()),
         "budget": str(budgets[0]) if len(budgets) == 1 else [str(b) for b in budgets],
         "target": str(place),
         "threads": place.threads,
@@ -157,6 +166,27 @@ def prepare(
         "settings": settings.asked(),
     }
     return Job(request, opened, budgets, place, settings, base, weights, say, Path(run))
+
+
+def _overridden(settings: FitSettings, set_: Sequence[str]) -> FitSettings:
+    """Raises UsageError also for what options of their own decide, and ``--set`` would set in vain."""
+    changed = override(settings, set_)
+    named = {assignment.partition("=")[0].strip() for assignment in set_}
+    for key in ("seed", "size"):
+        if f"train.{key}" in named or getattr(changed.train, key) != getattr(settings.train, key):
+            raise UsageError(f"train.{key} is not for --set: --{key} decides it, for the whole job")
+    return changed
+
+
+def _refuse_conversion(target: Target) -> None:
+    """Raises UsageError where what is measured would not be the file that is delivered."""
+    if target.precision not in target.converted:
+        return
+    more = ", with --compress int8 for an int8 file" if target.name in RUNTIMES and target.precision == "int8" else ""
+    raise UsageError(
+        f"{target} runs a copy of a file converted to {target.precision}, and what fit delivers is the file itself: "
+        f"use --target {target.name}{more}"
+    )
 
 
 def _check_compression(settings: FitSettings, budgets: Sequence[Budget], target: Target) -> None:
@@ -171,7 +201,8 @@ def _check_compression(settings: FitSettings, budgets: Sequence[Budget], target:
 
 
 def read_budgets(wanted: Budgets) -> tuple[Budget, ...]:
-    """One budget or several, the first limit's largest first.
+    """One budget or several, the widest first by the limit that is written first, or that is first by name where the
+    budgets do not write theirs in one order.
 
     Raises:
         UsageError: none, one twice, or budgets that limit different quantities and so lie on no common front.
@@ -180,15 +211,17 @@ def read_budgets(wanted: Budgets) -> tuple[Budget, ...]:
     budgets = [Budget.parse(b) if isinstance(b, str) else b for b in several]
     if not budgets:
         raise UsageError('name at least one budget, e.g. --budget "latency<=15ms"')
-    names = {tuple(sorted(limit.name for limit in budget.limits)) for budget in budgets}
-    if len(names) > 1:
+    orders = {tuple(limit.name for limit in budget.limits) for budget in budgets}
+    if len({frozenset(order) for order in orders}) > 1:
         raise UsageError(
             f"several budgets of one run must limit the same quantities, but got {' and '.join(map(str, budgets))}; "
             "make one run for each"
         )
-    if len(set(budgets)) < len(budgets):
+    if len({frozenset(budget.limits) for budget in budgets}) < len(budgets):
         raise UsageError(f"a budget is named twice: {', '.join(map(str, budgets))}")
-    return tuple(sorted(budgets, key=lambda budget: -budget.limits[0].value))
+    (names, *others) = orders
+    first = min(names) if others else names[0]
+    return tuple(sorted(budgets, key=lambda budget: -next(x.value for x in budget.limits if x.name == first)))
 
 
 def native_size(data: SegmentationData) -> Size:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from ..config import save_yaml
-from ..data import SegmentationData, check_data, draw_grid
-from ..errors import CatchweightError
+from ..data import SegmentationData, check_data
+from ..errors import CatchweightError, StorageError
 from ..files import write_json
 from ..front import Candidate, Front
 from ..report.build import write_run_report
@@ -29,12 +29,14 @@ from ..spaces.whole import label
 from .ablation import search_ablation
 from .chain import compressed, reconsider
 from .estimate import bounded, with_compression
+from .first_look import look, refuse_other_data, refuse_untrainable
 from .gradient_route import GradientRoute
 from .job import Budgets, Job, Point, Say, prepare
 from .one_shot import OneShotRoute
 from .race import Route, race
 from .random_route import RandomRoute
 from .settings import FitSettings
+from .space_route import limits_predictable
 from .whole import WholeRoute
 
 ROUTES: dict[str, type] = {
@@ -45,6 +47,10 @@ ROUTES: dict[str, type] = {
 NO_SEARCH = (
     "the time is too short for a supernet, so known networks race each other; with --set search.strategy=one-shot, or "
     "without --time, a search is made all the same"
+)
+NO_PREDICTION = (
+    "a budget limits nothing that can be predicted (latency, macs or params), so known networks are measured and race "
+    "each other"
 )
 
 
@@ -171,6 +177,9 @@ def _settled(job: Job, route: Route, kept: Callable[[Callable[[], Any]], Any] = 
 
 
 def _affordable(job: Job, route: Route) -> str:
+    if not all(map(limits_predictable, job.budgets)):
+        job.say(f"search: {NO_PREDICTION}")
+        return "whole"
     assert isinstance(route, OneShotRoute), "what auto stands for"
     if route.worth(job.allowance):
         return "one-shot"
@@ -179,29 +188,45 @@ def _affordable(job: Job, route: Route) -> str:
 
 
 def _stages(job: Job, route: Route) -> FitResult:
-    job.run.stage("data", lambda: _check(job))
+    job.run.stage("data", lambda: look(job))
+    refuse_other_data(job)
     route = _settled(job, route, partial(job.run.stage, "strategy"))
     route.prepare()
     done: list[PointResult] = []
-    missed: list[str] = []
+    failed: list[CatchweightError] = []
     for point in job.points:
         try:
             done.append(_point(job, route, point))
-        except BudgetMissedError as error:
-            missed.append(str(error))
+        except StorageError:  # it would end the others as well
+            raise
+        except CatchweightError as error:
+            failed.append(error)
+            if len(job.points) > 1:
+                point.say(f"failed: {error}")
+                write_run_report(point.run, stopped=str(error))
     if len(job.points) > 1:
-        merged = Front().merge(*(Front.read(point.run.path("front.json")) for point in job.points))
+        fronts = (point.run.path("front.json") for point in job.points)
+        merged = Front().merge(*(Front.read(path) for path in fronts if path.exists()))
         write_json(job.run.path("front.json"), merged.to_json())
-        job.say(f"report: {write_run_report(job.run, stopped='; '.join(missed))}")
-    if missed:
-        raise BudgetMissedError("; ".join(missed))
+        job.say(f"report: {write_run_report(job.run, stopped='; '.join(map(str, failed)))}")
+    if failed:
+        raise _together(failed)
     return FitResult(job.run.folder, tuple(done))
+
+
+def _together(failed: Sequence[CatchweightError]) -> CatchweightError:
+    """One error for all the points that failed."""
+    if len(failed) == 1:
+        return failed[0]
+    kind = BudgetMissedError if all(isinstance(error, BudgetMissedError) for error in failed) else CatchweightError
+    return kind("; ".join(map(str, failed)))
 
 
 def _point(job: Job, route: Route, point: Point) -> PointResult:
     """One budget from its candidates to its report."""
     run = point.run
     if run is not job.run:
+        run.path("stopped.json").unlink(missing_ok=True)  # why an earlier session ended
         run.stage("data", lambda: job.run.result("data"))
         save_yaml(run.path("fit.yaml"), job.settings)
     compress = job.settings.compress.steps != "none"
@@ -211,13 +236,11 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
     missed = point.budget.violations(final.cost)
     if missed:
         reconsider(point) if compress else run.forget("measure")
-        error = BudgetMissedError(
+        raise BudgetMissedError(
             f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). The same "
             "command measures again, should the machine have been busy; else raise search.headroom "
             "and use a new --run folder"
         )
-        write_run_report(run, stopped=str(error))
-        raise error
     report = write_run_report(run)
     point.say(
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "
@@ -233,26 +256,16 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
     return PointResult(str(point.budget), run.folder, final, run.path("model.onnx"), front, report)
 
 
-def _check(job: Job) -> dict[str, Any]:
-    report = check_data(job.data)
-    write_json(job.run.path("data.json"), report.to_json())
-    errors = [p for p in report.problems if p.level == "error"]
-    if not report.trainable:
-        first = "; ".join(f"{p.file}: {p.message}" for p in errors[:3])
-        raise CatchweightError(f"{job.data.root} cannot be trained on ({len(errors)} errors): {first}")
-    draw_grid(job.data, job.run.path("data.png"))
-    counted = ", ".join(f"{c['images']} {split}" for split, c in report.counts.items())
-    job.say(f"data: {counted} images, {len(report.classes)} classes, {len(report.problems)} warnings")
-    return {"counts": report.counts, "warnings": len(report.problems)}
-
-
 def describe_plan(job: Job) -> dict[str, Any]:
-    """For ``--dry-run``: whether the budget is within reach, what would be done and how long it would take.
+    """For ``--dry-run``: whether the data can be trained on and the budget is within reach, what would be done and how
+    long it would take. Nothing is written.
 
     Raises:
-        CatchweightError: the budget is out of reach; tells by how much.
+        CatchweightError: the data cannot be trained on, or the budget is out of reach; tells by how much.
     """
-    route = _settled(job, route_of(job))
+    route = route_of(job)
+    refuse_untrainable(job.data, check_data(job.data))
+    route = _settled(job, route)
     plan = route.describe()
     if job.settings.compress.steps != "none":
         plan = with_compression(job, plan, route.longest_epoch())

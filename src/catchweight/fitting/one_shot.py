@@ -8,12 +8,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from ..budget import Budget
-from ..errors import CatchweightError, UsageError
+from ..errors import CatchweightError, StorageError, UsageError
 from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
@@ -27,7 +27,7 @@ from ..train import train
 from ..train.checkpoints import load_state
 from ..train.distill import Distiller, DistillTerms
 from ..train.step import Objective
-from .job import Job, Point
+from .job import OVERTIME, Job, Point
 from .race import network_epoch_seconds
 from .space_route import SpaceRoute, without_unpredictable
 from .whole import published
@@ -91,6 +91,8 @@ class OneShotRoute(SpaceRoute):
                 self._published, point.budget, job.target, job.classes, job.run.path("screen"),
                 headroom=self.settings.headroom, per_ladder=1, say=point.say,
             )  # fmt: skip
+        except StorageError:
+            raise
         except CatchweightError as error:  # the members are what is raced, whatever becomes of these
             point.say(f"screen: beside them none, {error}")
             return none
@@ -150,12 +152,19 @@ class OneShotRoute(SpaceRoute):
         return {"epochs": epochs, "epoch_seconds": round(seconds, 2)}
 
     def _train_supernet(self, epochs: int) -> dict[str, Any]:
-        result = train(
-            self.space, self.job.data, self.recipe(epochs), self._folder, cache=self.job.cache,
+        """The least number of epochs is trained in any case; what is beyond, while the time lasts."""
+        job, deadline = self.job, self.job.deadline(OVERTIME * SUPERNET_SHARE)
+        trained = partial(
+            train, self.space, job.data, self.recipe(epochs), self._folder, cache=job.cache,
             objective=self.settings.sandwich,
         )  # fmt: skip
-        self.job.say(f"supernet: its largest member has {result.score:.3f} val mIoU")
-        return {"score": result.score, "epochs": epochs}
+        if deadline is not None:
+            trained(until_epoch=LEAST_EPOCHS)
+        result = trained(deadline=deadline)
+        if result.status == "stopped":
+            job.say(f"supernet: stopped after epoch {result.epochs} of {epochs}, its time was up")
+        job.say(f"supernet: its largest member has {result.score:.3f} val mIoU")
+        return {"score": result.score, "epochs": result.epochs}
 
     def _keep_teacher(self) -> dict[str, Any]:
         """On disk, so that every training of every call has the very same teacher."""

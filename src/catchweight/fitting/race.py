@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,7 @@ from ..deploy.export import export
 from ..deploy.roofline import file_rooflines
 from ..deploy.verify import verify
 from ..errors import CatchweightError
-from ..files import sqlite_url, write_json
+from ..files import copy_file, copy_folder, sqlite_url, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network
 from ..report.watch import remaining
@@ -165,11 +163,9 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
 def _train_to(
     job: Job, route: Route, point: Point, arch: Arch, folder: Path, epochs: int, until: int | None = None
 ) -> float:
-    share = _share(job, point)
-    deadline = None if share is None else time.monotonic() + share
     result = train(
         route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
-        until_epoch=until, deadline=deadline, objective=route.objective(arch),
+        until_epoch=until, deadline=job.deadline(point.part / point.to_come), objective=route.objective(arch),
     )  # fmt: skip
     return result.score
 
@@ -183,12 +179,9 @@ def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int)
     """Go on from where the race left the winner, to the end of its schedule."""
     searched, folder = _race_folder(job, winner.arch, epochs), point.run.path("train")
     if not folder.exists():
-        aside = point.run.path("train.part")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(searched, aside)
-        aside.rename(folder)
+        copy_folder(searched, folder)
     score = _train_to(job, route, point, winner.arch, folder, epochs)
-    shutil.copyfile(folder / "best.pt", point.run.path("model.pt"))
+    copy_file(folder / "best.pt", point.run.path("model.pt"))
     return {"score": score, "candidate": winner.to_json()}
 
 
@@ -216,26 +209,37 @@ def _measure(job: Job, point: Point, winner: Candidate, score: float, epochs: in
 def measured(job: Job, point: Point, path: Path, cost: Cost) -> Cost:
     """Measure an exported file three times, each with a fresh session, and take the middle one.
 
+    A target that runs networks instead of files is given the file's own, ``model.pt`` beside it.
+
     Args:
         path: ``latency.json`` is written beside it.
         cost: of its network; latency and size of the file are those of this file instead, and so are peak memory and
             energy where the search has measured them.
     """
-    found = [job.target.measure(path) for _ in range(3)]
+    target = job.target
+    what, size = (path, None) if target.reads_files else _beside(path)
+    found = [target.measure(what, size) for _ in range(3)]
     middle = sorted(found, key=lambda m: m.median_ms)[1]
     write_json(path.with_name("latency.json"), {"all": [m.to_json() for m in found], "used": middle.to_json()})
-    point.say(f"measure: {middle.median_ms:.2f} ms on {job.target} (spread {middle.spread:.0%})")
+    point.say(f"measure: {middle.median_ms:.2f} ms on {target} (spread {middle.spread:.0%})")
     again = replace(cost, latency_ms=middle.median_ms, file_bytes=float(path.stat().st_size))
     if cost.memory_bytes is not None:
-        again = replace(again, memory_bytes=job.target.peak_memory(path))
+        again = replace(again, memory_bytes=target.peak_memory(what, size))
     if cost.energy_j is not None:
-        again = replace(again, energy_j=job.target.energy(job.target.prepare(path)).joules)
+        again = replace(again, energy_j=target.energy(target.prepare(what, size)).joules)
     return again
 
 
+def _beside(path: Path) -> tuple[SegmentationNet, tuple[int, int]]:
+    """The network that a file was exported from, and the size (H, W) that it was exported for."""
+    net, meta = load_network(path.with_name("model.pt"))
+    height, width = meta["size"]
+    return net, (int(height), int(width))
+
+
 def told_blocks(job: Job, point: Point) -> dict[str, Any]:
-    """Which blocks of the chosen network waste the device; only told where the runtime tells their times."""
-    if not observable(job.target):
+    """Which blocks of the chosen file waste the device; only told where the runtime runs it and tells their times."""
+    if not (job.target.reads_files and observable(job.target)):
         return {"told": False}
     try:
         ((_, found),) = file_rooflines([point.run.path("model.onnx")], threads=job.target.threads)

@@ -47,14 +47,21 @@ class RandomRoute(SpaceRoute):
         return {"training": len(self.job.budgets) * 2 * epochs * self.alone_seconds() / 60}
 
     def _drawn(self, budget: Budget) -> Iterator[Candidate]:
-        """Random members predicted to need most of the budget, in the order drawn."""
+        """Random members predicted to need most of the budget, in the order drawn.
+
+        Raises:
+            CatchweightError: there is none at all. Few are raced as they are.
+        """
+        found = 0
         tight, rng = budget.tightened(self.settings.headroom), random.Random(self.job.settings.train.seed)
         for _ in range(MOST_DRAWN):
             arch = self.space.sample(rng)
             cost = self.predicted(arch)
             if predicted_within(tight, cost, 1.0) and not predicted_within(budget.tightened(1 - USED), cost, 1.0):
+                found += 1
                 yield Candidate(arch, cost)
-        raise CatchweightError(
-            f"of {MOST_DRAWN} random members too few need {USED:.0%} to 100% of {budget}: "
-            "use --set search.strategy=one-shot, which looks for them"
-        )
+        if not found:
+            raise CatchweightError(
+                f"of {MOST_DRAWN} random members none needs {USED:.0%} to 100% of {budget}: "
+                "use --set search.strategy=one-shot, which looks for them"
+            )

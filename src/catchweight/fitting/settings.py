@@ -16,6 +16,8 @@ from ..spaces.whole import NETWORKS
 from ..train import Recipe, finetune
 from ..train.supernet import Sandwich
 
+Factor = Annotated[float, Field(gt=0)]
+
 
 def _known_strategy(name: str) -> str:
     strategy_named(name)  # raises for an unknown one, naming the nearest
@@ -47,11 +49,11 @@ class SearchSettings(Config):
     later: ClassVar[tuple[str, ...]] = ("gradient", "storage")
 
     strategy: Literal["auto", "one-shot", "gradient", "random", "whole"] = "auto"
-    """"auto": "one-shot", or "whole" where ``--time`` leaves too little for a supernet. "one-shot": one is trained, its
-    members are searched, the best trained on. "gradient": FasterSeg's co-search finds a student and its teacher.
-    "random": random members of the space race each other, each trained alone. "whole": so do published networks at
-    several widths and sizes."""
-    scales: tuple[float, ...] = (1.0, 0.8, 0.6, 0.45)
+    """"auto": "one-shot", or "whole" where ``--time`` leaves too little for a supernet, or the budget limits nothing
+    that can be predicted of its members. "one-shot": a supernet is trained, its members are searched, the best trained
+    on. "gradient": FasterSeg's co-search finds a student and its teacher. "random": random members of the space race
+    each other, each trained alone. "whole": so do published networks at several widths and sizes."""
+    scales: tuple[Factor, ...] = (1.0, 0.8, 0.6, 0.45)
     """Input sizes as shares of the base size."""
     headroom: float = Field(0.04, ge=0, lt=1)
     """Share of the budget kept free in the search, so that noise does not break the promise at the end."""
@@ -94,7 +96,7 @@ class SearchSettings(Config):
 
     networks: tuple[str, ...] = NETWORKS
     """Whole: names of networks (``catchweight networks`` lists them)."""
-    widths: tuple[float, ...] = (1.0, 0.5)
+    widths: tuple[Factor, ...] = (1.0, 0.5)
     """Whole: multipliers of the channels that are not pretrained."""
     per_ladder: int = Field(1, ge=1)
     """Whole: how many input sizes of one network and width may be trained, from the largest within the budget."""

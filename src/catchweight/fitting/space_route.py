@@ -15,12 +15,12 @@ from typing import Any
 import torch
 
 from ..budget import Budget, Cost
-from ..errors import CatchweightError, unknown
+from ..errors import UsageError, unknown
 from ..files import write_json
 from ..front import Arch, Candidate
 from ..nets import SegmentationNet, build_network
 from ..search.reach import CostOf, Reach, reach
-from ..search.screen import Screening, measuring
+from ..search.screen import Screening, stored_costs
 from ..spaces import SPACES
 from ..spaces.segmentation import SegmentationSpace, input_size, sizes_within
 from ..spaces.whole import label
@@ -37,6 +37,8 @@ PROFILE_SHARE = 0.12
 """Of the time that ``--time`` leaves as the stage begins."""
 PROFILED_S = 5.0
 """Rough seconds to export and time one member; only used to estimate."""
+PREDICTABLE = ("latency", "macs", "params")
+"""Quantities that are known of a member before it is exported."""
 MOST_MEASURED = 12
 """Members measured for one budget, before the best found so far are taken."""
 
@@ -48,6 +50,9 @@ class SpaceRoute:
         settings = job.settings.search
         if settings.space not in SPACES:
             raise unknown("search space", settings.space, SPACES)
+        if settings.strategy != "auto":  # which takes another route then
+            for budget in job.budgets:
+                without_unpredictable(budget)
         self.job, self.settings = job, settings
         self.sizes = sizes_within(job.base, settings.scales)
 
@@ -120,7 +125,7 @@ class SpaceRoute:
         """
         job = self.job
         with tempfile.TemporaryDirectory() as store:
-            cost_of = measuring(self._plain, job.target, Path(store), job.say, job.budgets)
+            cost_of = stored_costs(self._plain, job.target, Path(store), job.say, job.budgets)
             found = [self.look_ahead(budget, cost_of) for budget in job.searched]
         for ahead in found:
             ahead.check(job.target)
@@ -152,7 +157,7 @@ class SpaceRoute:
 
     @cached_property
     def measured(self) -> CostOf:
-        return measuring(self._plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
+        return stored_costs(self._plain, self.job.target, self.job.run.path("screen"), self.job.say, self.job.budgets)
 
     def look_ahead(self, budget: Budget, cost: CostOf | None = None) -> Reach:
         smallest, largest = self.space.smallest(), self.space.largest()
@@ -233,11 +238,20 @@ class SpaceRoute:
         return self.job.recipe(self.sizes[0], epochs).model_copy(update={"eval_every": 5})
 
 
+def limits_predictable(budget: Budget) -> bool:
+    """Whether members can be left out by a prediction."""
+    return any(limit.name in PREDICTABLE for limit in budget.limits)
+
+
 def without_unpredictable(budget: Budget) -> Budget:
-    """The limits that a prediction can be held against; the others count when a finalist is measured."""
-    limits = tuple(limit for limit in budget.limits if limit.name in ("latency", "macs", "params"))
+    """The limits that a prediction can be held against; the others count when a finalist is measured.
+
+    Raises:
+        UsageError: there is none.
+    """
+    limits = tuple(limit for limit in budget.limits if limit.name in PREDICTABLE)
     if not limits:
-        raise CatchweightError(
+        raise UsageError(
             f"the budget {budget} limits nothing that can be predicted: add a limit of latency, macs or params, "
             "or use --set search.strategy=whole"
         )
@@ -250,4 +264,4 @@ def predicted_within(budget: Budget, cost: Cost, factor: float) -> bool:
     return without_unpredictable(budget).allows(replace(cost, latency_ms=latency))
 
 
-__all__ = ["SpaceRoute", "predicted_within", "without_unpredictable"]
+__all__ = ["SpaceRoute", "limits_predictable", "predicted_within", "without_unpredictable"]

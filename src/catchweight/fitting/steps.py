@@ -12,7 +12,7 @@ from torch import nn
 from ..budget import Budget, Cost, Limit
 from ..compress import prune
 from ..compress.quantize import QuantizeResult, quantize
-from ..errors import CatchweightError
+from ..errors import CatchweightError, StorageError
 from ..files import copy_file, read_json, write_json
 from ..front import Arch, Candidate
 from ..nets import load_network
@@ -76,10 +76,11 @@ class Made:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long pruning trains."""
+    """How long pruning trains; fine-tuning until ``deadline`` at most, in seconds of ``time.monotonic``."""
 
     steps: int
     epochs: int
+    deadline: float | None = None
 
 
 def quantised(job: Job, point: Point, given: Made, name: str) -> Made:
@@ -95,6 +96,8 @@ def quantised(job: Job, point: Point, given: Made, name: str) -> Made:
             point.run.path(given.folder, "model.onnx"), job.data, target=job.target, tolerance=settings.tolerance,
             folder=folder, settings=settings.int8, checkpoint=point.run.path(given.model), say=point.say,
         )  # fmt: skip
+    except StorageError:
+        raise
     except CatchweightError as error:  # a network that int8 cannot be made of is a finding, not a failure
         return given.refused(INT8, str(error))
     if not result.accepted or result.latency is None or result.int8_score is None:
@@ -121,8 +124,10 @@ def pruned(job: Job, point: Point, given: Made, limit_ms: float, schedule: Sched
         result = prune(
             net, job.data, job.target, Budget((Limit("latency", limit_ms),)), job.recipe(size, schedule.epochs), folder,
             settings=halp, variants=settings.variants, objective=imitation(job, point, given), cache=job.cache,
-            say=point.say,
+            deadline=schedule.deadline, say=point.say,
         )  # fmt: skip
+    except StorageError:
+        raise
     except CatchweightError as error:  # out of reach, nothing to prune, a network that cannot be predicted
         return given.refused(PRUNE, str(error))
     lost = 100 * (given.score - result.score)

@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 
+from ..budget import Budget
 from ..front import Arch, Candidate
 from ..nets import SegmentationNet
 from ..search import fitting_plan
+from ..search.reach import Reach
 from ..search.screen import Screening, look_ahead, screen
 from ..spaces.whole import WholeNetworks, known, label
 from ..train.step import Objective
@@ -36,16 +38,31 @@ class WholeRoute:
         known(settings.networks)
         self.job = job
         self.space = WholeNetworks(job.base, settings.networks, settings.widths, settings.scales)
+        self._ahead: dict[Budget, Reach] = {}
 
     def prepare(self) -> None:
-        pass
+        if not self.job.run.finished:  # by a version that asked for each budget as its turn came
+            self.job.run.stage("reach", self._reach)
+
+    def _reach(self) -> dict[str, Any]:
+        """A budget out of reach is told before a network is trained for another."""
+        store = self.job.run.path("screen")
+        self._ahead = {budget: self._look_ahead(budget, store) for budget in self.job.searched}
+        for found in self._ahead.values():
+            found.check(self.job.target)
+        return {"reach": list(map(str, self._ahead.values()))}
+
+    def _look_ahead(self, budget: Budget, store: Path) -> Reach:
+        job, headroom = self.job, self.job.settings.search.headroom
+        return look_ahead(self.space, budget, job.target, job.classes, store, headroom=headroom, say=job.say)
 
     def candidates(self, point: Point) -> Screening:
         job, settings = self.job, self.job.settings.search
         point.say(f"screen: measuring candidates on {job.target} against {point.budget}")
         result = screen(
             self.space, point.budget, job.target, job.classes, job.run.path("screen"),
-            headroom=settings.headroom, per_ladder=settings.per_ladder, say=point.say,
+            headroom=settings.headroom, per_ladder=settings.per_ladder, ahead=self._ahead.get(point.budget),
+            say=point.say,
         )  # fmt: skip
         ordered = sorted(result.allowed, key=lambda c: -(c.cost.latency_ms or 0.0))
         kept, left = ordered[: settings.most], ordered[settings.most :]
@@ -80,12 +97,7 @@ class WholeRoute:
         """
         job, settings = self.job, self.job.settings.search
         with tempfile.TemporaryDirectory() as store:
-            ahead = [
-                look_ahead(
-                    self.space, budget, job.target, job.classes, Path(store), headroom=settings.headroom, say=job.say
-                )
-                for budget in job.searched
-            ]
+            ahead = [self._look_ahead(budget, Path(store)) for budget in job.searched]
         for found in ahead:
             found.check(job.target)
         archs, seconds = zip(*self._ladders, strict=True)

@@ -67,19 +67,22 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
     Args:
         run: finished or not.
         draw: also draw example predictions, should they be missing.
+
+    Raises:
+        CatchweightError: it is not the folder of a ``fit``.
     """
-    reader = _Reader()
+    reader, budgets = _Reader(), run.budgets
     front = reader(lambda: front_so_far(run), Front())
     chosen = reader(lambda: _chosen(run, front), None)
     latency: dict[str, Any] = reader(lambda: _checked(Latency, run.path("latency.json")), {})
     examples: tuple[tuple[Example, ...], str] = reader(lambda: _examples(run, draw), ((), ""))
     return ReportData(
-        title=f"{Path(run.request['data']).name}: {'; '.join(map(str, run.budgets))}",
+        title=f"{Path(run.request['data']).name}: {'; '.join(map(str, budgets))}",
         subtitle=_subtitle(chosen, run),
         stopped=run.stopped,
-        verdicts=() if run.points else tuple(_verdict(x, chosen, latency) for b in run.budgets for x in b.limits),
+        verdicts=() if run.points else tuple(_verdict(x, chosen, latency) for b in budgets for x in b.limits),
         points=tuple(_point(point, reader) for point in run.points),
-        budgets=run.budgets,
+        budgets=budgets,
         front=front,
         chosen=chosen,
         baselines=reader(lambda: _baselines(run, front), {}),

@@ -126,7 +126,7 @@ class Watched:
             if time.monotonic() - self._made >= FRESH_S:
                 try:
                     self._body = json.dumps(run_state(self.run)).encode()
-                except (CatchweightError, KeyError, ValueError, OSError) as error:
+                except (CatchweightError, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
                     if not self._made:
                         self._body = json.dumps({"state": "unreadable", "facts": [("error", str(error))]}).encode()
                 self._tag = f'"{hashlib.sha256(self._body).hexdigest()[:16]}"'

@@ -53,6 +53,7 @@ def screen(
     *,
     headroom: float = 0.03,
     per_ladder: int = 2,
+    ahead: Reach | None = None,
     say: Say = lambda _: None,
 ) -> Screening:
     """Measure the ladders of ``space``; in each, find by bisection the largest input sizes that make the budget.
@@ -66,11 +67,12 @@ def screen(
             another target are measured anew.
         headroom: share of every limit that is kept free, so that noise does not break the promise at the end.
         per_ladder: how many members of one network and width are kept.
+        ahead: what :func:`look_ahead` told of the same budget, where it was asked before.
 
     Raises:
         CatchweightError: no member makes the budget; tells the nearest one's figure and what it would need.
     """
-    ahead = look_ahead(space, budget, target, classes, store, headroom=headroom, say=say)
+    ahead = ahead or look_ahead(space, budget, target, classes, store, headroom=headroom, say=say)
     ahead.check(target)
     tightened, cost_of = budget.tightened(headroom), _cost_of(space, budget, target, classes, store, say)
     allowed: list[Candidate] = []
@@ -113,10 +115,10 @@ def _descend(
 
 
 def _cost_of(space: WholeNetworks, budget: Budget, target: Target, classes: int, store: Path, say: Say) -> CostOf:
-    return measuring(lambda arch: space.network(arch, classes), target, store, say, (budget,))
+    return stored_costs(lambda arch: space.network(arch, classes), target, store, say, (budget,))
 
 
-def measuring(
+def stored_costs(
     network: Callable[[Arch], nn.Module], target: Target, store: Path, say: Say, budgets: Sequence[Budget] = ()
 ) -> CostOf:
     """The cost of a member measured on the target; from ``store`` when this very target measured it before.

@@ -85,7 +85,8 @@ def label(arch: Arch) -> str:
         return "+".join([label(Arch(**{k: v for k, v in arch.items() if k != "compressed"})), *done])
     height, width = size_of(arch)
     if "network" not in arch:
-        return f"member-{hashlib.sha256(repr(arch).encode()).hexdigest()[:8]}-{height}x{width}"
+        same = Arch(**arch.to_json())  # equal ones show alike: with lists, where they may hold tuples
+        return f"member-{hashlib.sha256(repr(same).encode()).hexdigest()[:8]}-{height}x{width}"
     name = "".join(c if c.isalnum() or c in "._-+" else "_" for c in arch["network"].removeprefix("timm/"))
     if len(name) > LONGEST:  # a file's name has a limit
         name = f"{name[: LONGEST - 9]}-{hashlib.sha256(arch['network'].encode()).hexdigest()[:8]}"

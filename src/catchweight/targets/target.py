@@ -44,6 +44,10 @@ class Target(ABC):
 
     name: ClassVar[str]
     precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    converted: ClassVar[tuple[str, ...]] = ()
+    """Precisions for which an exported file is converted first, so that it is a copy that runs and not the file."""
+    reads_files: ClassVar[bool] = True
+    """Whether it runs exported files; otherwise networks alone."""
 
     @staticmethod
     def parse(

@@ -196,8 +196,9 @@ def _lovasz_binned(p: Tensor, truth: Tensor, valid: Tensor, bins: int) -> Tensor
     own = p.gather(0, truth[None])[0]
     with torch.no_grad():
         offsets = torch.arange(classes, device=p.device, dtype=torch.int32) * bins
-        place = (p * bins).to(torch.int32).clamp_(max=bins - 1).add_(offsets[:, None])
-        own_place = ((1 - own) * bins).to(torch.int32).clamp_(max=bins - 1).add_(offsets[truth])
+        # A NaN becomes a place like any other and reaches the sum, where the training looks for it.
+        place = (p * bins).to(torch.int32).clamp_(0, bins - 1).add_(offsets[:, None])
+        own_place = ((1 - own) * bins).to(torch.int32).clamp_(0, bins - 1).add_(offsets[truth])
         true_count = _histogram(own_place[valid], classes, bins)
         # Every pixel counts as false for every class, then the true ones and the ignored ones are taken out.
         other = _histogram(place.flatten(), classes, bins)

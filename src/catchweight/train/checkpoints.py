@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric.plugins import Precision
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data import SegmentationData
-from ..errors import CatchweightError
+from ..errors import CatchweightError, StorageError
 from ..nets import SegmentationNet
 from ..nets.tensor_file import write_tensors
 from .ema import Ema
@@ -48,11 +49,15 @@ class Progress:
 
 
 class Checkpoint:
-    """``last.pt`` of one training: network, average, optimiser and progress, tied to one recipe and network."""
+    """``last.pt`` of one training: network, average, optimiser and progress, tied to one recipe and network.
 
-    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+    ``precision`` is Fabric's, which scales the loss under 16-mixed by a factor that it adapts.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any], precision: Precision) -> None:
         self.path = path
         self.identity = identity
+        self.precision = precision
 
     def save(
         self, net: nn.Module, ema: Ema, optimizer: Optimizer, progress: Progress, beside: Mapping[str, Tensor]
@@ -71,6 +76,7 @@ class Checkpoint:
             "net": net.state_dict(),
             "ema": ema.net.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
             "beside": {name: value.detach() for name, value in beside.items()},
             "progress": dict(vars(progress)),
         }
@@ -89,6 +95,8 @@ class Checkpoint:
         net.load_state_dict(state["net"])
         ema.net.load_state_dict(state["ema"])
         optimizer.load_state_dict(state["optimizer"])
+        if state.get("precision"):  # absent in files of earlier versions, empty where nothing is scaled
+            self.precision.load_state_dict(state["precision"])
         with torch.no_grad():
             for name, value in beside.items():
                 value.copy_(state["beside"][name])
@@ -139,19 +147,24 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read plain tensors and values (never code).
 
     Raises:
-        CatchweightError: not a checkpoint, or cut off.
+        StorageError: not a checkpoint, or cut off.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise CatchweightError(
+        raise StorageError(
             f"cannot read the checkpoint {path}: {str(error).splitlines()[0]}. Delete it to start again"
         ) from error
 
 
-def _require_finite(weights: Sequence[Tensor], progress: Progress) -> None:
+def all_finite(weights: Sequence[Tensor]) -> bool:
+    """Whether no value of theirs is infinite or NaN; they are on one device."""
     norms = torch._foreach_norm([weight.detach() for weight in weights])
-    if not bool(torch.isfinite(torch.stack(norms)).all()):
+    return bool(torch.isfinite(torch.stack(norms)).all())
+
+
+def _require_finite(weights: Sequence[Tensor], progress: Progress) -> None:
+    if not all_finite(weights):
         raise CatchweightError(
             f"weights became infinite or NaN in epoch {progress.epoch + 1}, step {progress.step}. The last good "
             "checkpoint is kept: train with a lower lr or with clip=1 in a fresh folder"

@@ -15,6 +15,7 @@ from ..data import SegmentationData
 from ..data.cache import PixelCache
 from ..data.loading import EvalLoader, TrainLoader
 from ..nets import SegmentationNet, save_network
+from ..spaces.segmentation import SegmentationSpace
 from ..tasks.metrics import SegmentationScore
 from .batches import BringsBatches
 from .checkpoints import Checkpoint, identity
@@ -85,7 +86,7 @@ def train(
             training; ``last.pt`` is then the last good state.
     """
     folder = Path(folder)
-    fabric = fabric or build_fabric(recipe)
+    fabric = fabric or build_fabric(recipe, partial=isinstance(net, SegmentationSpace))
     objective = objective or PlainLoss()
     fabric.launch()
     make = partial(
@@ -105,7 +106,7 @@ def train(
     train_loader = objective.batches(make, recipe) if isinstance(objective, BringsBatches) else make()
     val_loader = EvalLoader(data, split[1], recipe.size, recipe.eval_batch, cache, workers=recipe.workers)
     about = identity(net, data, recipe, split, fabric.world_size, objective.describe())
-    checkpoint = Checkpoint(folder / "last.pt", about)
+    checkpoint = Checkpoint(folder / "last.pt", about, fabric.strategy.precision)
     training = begin(fabric, net, data, recipe, train_loader, checkpoint, split[0], objective)
     progress, best = training.progress, folder / "best.pt"
     end = recipe.epochs if until_epoch is None else min(until_epoch, recipe.epochs)

@@ -22,14 +22,19 @@ from .recipes import Recipe
 from .step import Objective
 
 
-def build_fabric(recipe: Recipe) -> Fabric:
-    """One device, or under ``torchrun`` all that it started processes for."""
+def build_fabric(recipe: Recipe, partial: bool = False) -> Fabric:
+    """One device, or under ``torchrun`` all that it started processes for.
+
+    Args:
+        partial: whether a step may leave weights out, as that of a supernet of which members are trained. Processes
+            then find out which, at some cost, instead of waiting for gradients that never come.
+    """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", str(world)))
     try:
         return Fabric(
             accelerator=recipe.accelerator,
-            strategy="ddp" if world > 1 else "auto",
+            strategy="auto" if world == 1 else "ddp_find_unused_parameters_true" if partial else "ddp",
             devices=local,
             num_nodes=world // local,
             precision=recipe.precision,

@@ -22,14 +22,14 @@ class Images:
         segmenter: the file they are for: it fixes size, batch and normalisation.
         split: name of the split.
         count: how many, evenly spread over the split; all when there are fewer.
-        offset: in [0, 1): shifts them, so that two selections of one split do not meet.
+        besides: images of the same split that these do not meet, unless they are all there are.
     """
 
     data: SegmentationData
     segmenter: Segmenter
     split: str = "train"
     count: int = 64
-    offset: float = 0.0
+    besides: Images | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -39,10 +39,12 @@ class Images:
         """Positions in the split."""
         if self.split not in self.data.splits:
             raise unknown("split", self.split, self.data.splits)
-        found = spaced(len(self.data.splits[self.split]), self.count, self.offset)
-        if not found:
+        everything = range(len(self.data.splits[self.split]))
+        if not everything:
             raise CatchweightError(f"split {self.split} of {self.data.root} has no images to calibrate on")
-        return found
+        taken = set(self.besides.indices) if self.besides is not None else set()
+        left = [index for index in everything if index not in taken] or everything
+        return [left[place] for place in spaced(len(left), self.count)]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Batches (B, 3, H, W) float32, normalised; the last one is filled up with its last image."""
@@ -54,12 +56,7 @@ class Images:
             yield self.segmenter.normalise(np.stack(part + [part[-1]] * (batch - len(part))))
 
 
-def spaced(count: int, wanted: int, offset: float = 0.0) -> list[int]:
-    """``wanted`` indices spread evenly over ``range(count)``, all of them when there are fewer.
-
-    ``offset`` in [0, 1) shifts them by that share of their distance.
-    """
-    if wanted >= count:
-        return list(range(count))
-    step = count / wanted
-    return sorted({int((place + offset) * step) for place in range(wanted)})
+def spaced(count: int, wanted: int) -> list[int]:
+    """``wanted`` indices spread evenly over ``range(count)``, all of them when there are fewer."""
+    step = max(1.0, count / wanted)
+    return [int(place * step) for place in range(min(count, wanted))]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ...data import ClassSet, SegmentationData, open_data
 from ...deploy.export import export
 from ...deploy.segmenter import Segmenter
-from ...errors import CatchweightError, UsageError, unknown
+from ...errors import CatchweightError, StorageError, UsageError, unknown
 from ...files import write_json
 from ...nets import load_network
 from ...nets.segmentation import SegmentationNet
@@ -19,9 +19,9 @@ from ...run import Run
 from ...targets import Target
 from ...targets.runtimes.quantized import is_quantized
 from ...targets.tracing.graph import fixed_input
+from ..digest import weights_digest
 from .calibrate import METHODS
-from .check import FileCheck, check_file
-from .images import Images
+from .check import FileCheck
 from .layers import milliseconds
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
@@ -29,8 +29,6 @@ from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
 from .tune import tuned
 
 Say = Callable[[str], None]
-CHECKED = 100
-"""Validation images, at most, on which the finished file is verified."""
 RUNTIMES = ("onnxruntime:cpu", "openvino:cpu")
 """Targets on which int8 files are served, scored and verified."""
 
@@ -80,7 +78,7 @@ def quantize(
     place = _checked(target, tolerance, settings)
     trainable = _trainable(network, checkpoint, settings)
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data))
-    run = Run(folder, _request(network, opened, place, tolerance, settings, size))
+    run = Run(folder, _as_begun(folder, _request(network, opened, place, tolerance, settings, size), network, opened))
     with run.locked():
         file = _quantisable(_float_file(network, opened, folder, size))
         trials = Trials(file, opened, place, settings, folder, timer)
@@ -203,7 +201,7 @@ class _Verdict:
         path = trials.write(trials.folder / "int8.onnx", recipe, kept)
         latency = trials.latency(path, recipe, kept)
         score = trials.score(recipe, kept)
-        check = self._check(path)
+        check = trials.check(path, recipe, kept)
         self.say(f"int8: {check.message}")
         if not latency.faster:
             where = f"within tolerance with {len(kept)} layers in float, but {latency.verdict}"
@@ -216,14 +214,6 @@ class _Verdict:
             f"{self.tolerance:g} allowed), {len(kept)} of {len(trials.layers.names)} layers in float"
         )
         return self._result(True, path, reason, latency, score, tuple(kept), recipe, check)
-
-    def _check(self, path: Path) -> FileCheck:
-        images = Images(self.trials.data, self.trials.segmenter, "val", CHECKED)
-        found: dict[str, Any] = self.trials.ledger.once(
-            f"check, {path.name}",
-            lambda: asdict(check_file(path, self.trials.file, images, self.trials.target)),
-        )
-        return FileCheck(**{**found, "failures": tuple(found["failures"])})
 
     def _refused(
         self, why: str, latency: Latency | None, score: float | None = None, check: FileCheck | None = None
@@ -315,7 +305,7 @@ def _request(
     return {
         "int8": network.spec.name if isinstance(network, SegmentationNet) else Path(network).name,
         "weights": _digest(network),
-        "data": str(data.root.resolve()),
+        "data": data.fingerprint(),
         "target": target.fingerprint(),
         "tolerance": tolerance,
         "settings": settings.asked(),
@@ -323,18 +313,36 @@ def _request(
     }
 
 
-def _digest(network: SegmentationNet | Path | str) -> str:
-    """Of the file's bytes or the network's weights: a network trained on since is another request."""
-    digest = hashlib.sha256()
-    if isinstance(network, SegmentationNet):
-        for name, tensor in network.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+def _as_begun(
+    folder: Path, request: dict[str, Any], network: SegmentationNet | Path | str, data: SegmentationData
+) -> dict[str, Any]:
+    """The request, in the words of an earlier version where the folder has them: what was begun so goes on."""
     try:
-        return hashlib.sha256(Path(network).read_bytes()).hexdigest()
+        known = Run(folder).request
+    except CatchweightError:  # nothing was begun; or what is wrong will be said when the folder is opened
+        return request
+    weights = weights_digest(network) if isinstance(network, SegmentationNet) else _bytes_digest(Path(network))
+    earlier = {"weights": weights, "data": str(data.root.resolve())}
+    return request | {key: value for key, value in earlier.items() if known.get(key) == value}
+
+
+def _digest(network: SegmentationNet | Path | str) -> str:
+    """Tells one network from another: one that was trained on since is another request.
+
+    Of a checkpoint what is built from it counts, not the bytes: pruning notes every measurement in its file.
+    """
+    if not isinstance(network, SegmentationNet) and Path(network).suffix != ".pt":
+        return _bytes_digest(Path(network))
+    net, meta = (network, {}) if isinstance(network, SegmentationNet) else load_network(network)
+    about = [net.spec.to_json(), meta.get("size"), meta.get("classes"), weights_digest(net)]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def _bytes_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise CatchweightError(f"cannot read {network}: {error.strerror or error}") from error
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _float_file(

@@ -25,7 +25,7 @@ class QuantizeSettings(Config):
     images: int = Field(64, ge=1)
     """Training images that ranges and means are calibrated on."""
     probe: int = Field(16, ge=1)
-    """Other training images, on which logit errors are compared."""
+    """Other training images, on which logit errors are compared; the same where calibration takes all there are."""
     equalise: bool = True
     """Try cross-layer equalisation."""
     correct_bias: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ...targets.tracing.graph import save_graph
 from ...train.evaluate import evaluate
 from .bias import corrected, inputs_of_convolutions
 from .calibrate import calibrate, channel_means
+from .check import FileCheck, check_file
 from .equalise import equalised, find_pairs, unlimited
 from .images import Images
 from .layers import Layers
@@ -34,6 +35,9 @@ from .simulate import Distance, answers, distance, runner, served
 
 Timer = Callable[[Path, Path], Latency]
 """How the float file and an int8 file are timed against each other."""
+
+CHECKED = 100
+"""Validation images, at most, on which the finished file is verified."""
 
 PLAIN, EQUALISED, UNLIMITED = "plain", "equalised", "equalised without limits"
 
@@ -72,7 +76,7 @@ class Trials:
 
     @cached_property
     def probe(self) -> Images:
-        return Images(self.data, self.segmenter, "train", self.settings.probe, 0.5)
+        return Images(self.data, self.segmenter, "train", self.settings.probe, self.calibration)
 
     @cached_property
     def expected(self) -> list[np.ndarray]:
@@ -120,7 +124,7 @@ class Trials:
         """
         told = f"; int8: {alone}" if alone else _told(left_float)
         found: Mapping[str, float] = self.ledger.once(
-            f"error, {recipe}{told}",
+            f"error on others, {recipe}{told}",  # "error" alone was on images of the calibration
             lambda: distance(answers(runner(self.int8(recipe, left_float)), self.probe), self.expected).to_json(),
         )
         return Distance(**found)
@@ -164,6 +168,14 @@ class Trials:
         if name in self.ledger.results and Latency.from_json(self.ledger.results[name]).undecided:
             self.ledger.forget(name)
         return Latency.from_json(self.ledger.once(name, lambda: self._time(path).to_json()))
+
+    def check(self, path: Path, recipe: Recipe, left_float: Collection[str] = ()) -> FileCheck:
+        """The int8 file at ``path`` against its own simulation, on validation images."""
+        images = Images(self.data, self.segmenter, "val", CHECKED)
+        found: dict[str, Any] = self.ledger.once(
+            f"check, {recipe}{_told(left_float)}", lambda: asdict(check_file(path, self.file, images, self.target))
+        )
+        return FileCheck(**{**found, "failures": tuple(found["failures"])})
 
     def _time(self, path: Path) -> Latency:
         timer = self.timer or in_turns(self.target, self.settings.seconds, self.segmenter.batch or 1)

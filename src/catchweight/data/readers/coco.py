@@ -6,6 +6,7 @@ Lin et al., "Microsoft COCO: Common Objects in Context", 2014; Kirillov et al., 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import CatchweightError
+from ...errors import CatchweightError, shown
 from ...files import read_json
 from ..classes import IGNORE, ClassSet, distinct_colors
 from .labels import Shape, look_up, paint
 from .layout import BadFileError, Layout, Options, Problem, Reader, Record, inside, present, split_name
-from .pixels import opened
+from .pixels import opened, read_sizes
 
 BACKGROUND = "background"
 
@@ -109,15 +110,39 @@ def _image_file(root: Path, tag: str, name: str) -> Path | None:
 
 def _records(root: Path, tag: str, path: Path, content: dict[str, Any], problems: list[Problem]) -> dict[Any, Record]:
     """Records by COCO's image id."""
-    records: dict[Any, Record] = {}
+    found: dict[Path, tuple[Any, Path]] = {}
+    keys: set[Any] = set()
     for entry in content["images"]:
         name = str(entry.get("file_name", "")) if isinstance(entry, dict) else ""
         image = _image_file(root, tag, name) if name else None
         if image is None:
             problems.append(Problem("warning", str(path), f'image "{name}" is not in the data set; skipped'))
-            continue
-        records[entry.get("id")] = Record(f"{tag}/{Path(name).with_suffix('').as_posix()}", image, path)
+        elif image in found or entry.get("id") in keys:
+            fault = f'image "{name}" (id {shown(entry.get("id"))}): that file or id is listed before; skipped'
+            problems.append(Problem("error", str(path), fault))
+        else:
+            found[image] = entry.get("id"), Path(name)
+            keys.add(entry.get("id"))
+    # An id keeps the suffix where it is needed to tell pictures apart: "a.png" may lie beside "a.jpg".
+    taken = Counter(part for _, whole in found.values() for part in {whole, whole.with_suffix("")})
+    records = {}
+    for image, (key, whole) in found.items():
+        plain = whole.with_suffix("")
+        records[key] = Record(f"{tag}/{(plain if taken[plain] == 1 else whole).as_posix()}", image, path)
     return records
+
+
+def _sizes(content: dict[str, Any], records: dict[Any, Record]) -> dict[str, tuple[float, float]]:
+    """(H, W) that the annotations were drawn at, by record id; entries that do not say it are left out."""
+    found: dict[str, tuple[float, float]] = {}
+    for entry in content["images"]:
+        record = records.get(entry.get("id")) if isinstance(entry, dict) else None
+        if record is None:
+            continue
+        size = (entry.get("height"), entry.get("width"))
+        if all(isinstance(side, int | float) and side > 0 for side in size):
+            found.setdefault(record.id, size)
+    return found
 
 
 # --- instances -------------------------------------------------------------------------------------------------
@@ -125,16 +150,29 @@ def _records(root: Path, tag: str, path: Path, content: dict[str, Any], problems
 
 @dataclass(frozen=True)
 class InstanceLabels:
-    """Masks painted from the instances of each picture, keyed by record id."""
+    """Masks painted from the instances of each picture, at the (H, W) they were drawn at; keyed by record id."""
 
     shapes: dict[str, list[Shape]]
+    sizes: dict[str, tuple[float, float]]
     empty: int
     digest: str
     upright: bool = False
 
     def mask(self, record: Record, size: tuple[int, int]) -> np.ndarray:
         where = f"{record.mask} (image {record.image.name})"
-        return paint(self.shapes.get(record.id, []), size, self.empty, where)
+        return paint(self.shapes.get(record.id, []), self._drawn_at(record, size), self.empty, where)
+
+    def _drawn_at(self, record: Record, stored: tuple[int, int]) -> tuple[int, int]:
+        """The picture's (H, W) the way up that the annotations are."""
+        said = self.sizes.get(record.id, stored)
+        if said == stored:
+            return stored
+        upright = read_sizes(record.image)[1]
+        if said == upright:
+            return upright
+        sizes = f"{said[1]:g}x{said[0]:g} (W x H), the file is {stored[1]}x{stored[0]}"
+        reason = f"annotated at {sizes}: use the picture that was annotated, or scale sizes and regions in the JSON"
+        raise BadFileError(record.image, reason)
 
     def signature(self) -> str:
         return f"instances {self.empty} {self.digest}"
@@ -146,12 +184,14 @@ def _read_instances(root: Path, options: Options) -> Layout:
     categories = _categories(contents, options.background == "class")
     digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
     shapes: dict[str, list[Shape]] = {}
-    layout = Layout(categories.classes, InstanceLabels(shapes, categories.empty, digest), {})
+    sizes: dict[str, tuple[float, float]] = {}
+    layout = Layout(categories.classes, InstanceLabels(shapes, sizes, categories.empty, digest), {})
     index_of = categories.index_of
     for tag, path in files.items():
         with _following(path):
             records = _records(root, tag, path, contents[path], layout.problems)
             layout.splits.setdefault(split_name(tag), []).extend(records.values())
+            sizes |= _sizes(contents[path], records)
             for entry in contents.pop(path)["annotations"]:
                 _add_instance(entry, records, index_of, shapes, path, layout.problems)
     if annotation_files(root, "panoptic"):
@@ -223,12 +263,15 @@ def _read_panoptic(root: Path, options: Options) -> Layout:
     files = annotation_files(root, "panoptic")
     contents = {path: _load(path) for path in files.values()}
     categories = _categories(contents, with_background=False)
-    digest = hashlib.sha256(repr((categories, sorted(files))).encode()).hexdigest()
-    layout = Layout(categories.classes, PanopticLabels({}, digest), {})
+    segments: dict[str, dict[int, int]] = {}
+    layout = Layout(categories.classes, PanopticLabels(segments, ""), {})
     for tag, path in files.items():
         with _following(path):
             records = _panoptic_records(root, tag, path, contents.pop(path), categories, layout)
             layout.splits.setdefault(split_name(tag), []).extend(records)
+    # The JSON is no record's file, so what it says of the segments must tell one reading from another.
+    said = (categories, sorted(files), sorted((name, sorted(table.items())) for name, table in segments.items()))
+    layout.labels = PanopticLabels(segments, hashlib.sha256(repr(said).encode()).hexdigest())
     return layout
 
 

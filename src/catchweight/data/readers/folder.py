@@ -6,7 +6,10 @@ from pathlib import Path
 
 from ...errors import UsageError
 from .classes_file import FILE_NAMES, find_classes_file, read_classes_file
-from .layout import Layout, Options, Reader, Record, pair, pictures, split_name, subfolders
+from .layout import Layout, Options, Problem, Reader, Record, pair, pictures, split_name, subfolders
+
+SPLITS = {"train", "val", "test"}
+"""A folder of one of these names below images/ makes all folders there splits."""
 
 
 def _recognises(root: Path) -> bool:
@@ -23,16 +26,22 @@ def _read(root: Path, options: Options) -> Layout:
         )
     described = read_classes_file(file)
     layout = Layout(described.classes, described.labels, {})
-    for split, folder in _splits(root):
+    for split, folder in _splits(root, layout.problems):
         layout.splits.setdefault(split, []).extend(_records(root, folder, layout))
     return layout
 
 
-def _splits(root: Path) -> list[tuple[str, str]]:
+def _splits(root: Path, problems: list[Problem]) -> list[tuple[str, str]]:
     """(split, folder below images/ and masks/); the folder is "" when pictures lie directly in images/."""
-    if pictures(root / "images", recursive=False):
+    loose = pictures(root / "images", recursive=False)
+    found = [(split_name(folder.name), folder.name) for folder in subfolders(root / "images")]
+    if loose and not SPLITS & {split for split, _ in found}:
         return [("train", "")]
-    return [(split_name(folder.name), folder.name) for folder in subfolders(root / "images")]
+    problems += [
+        Problem("warning", str(path), "picture beside the folders of the splits: it is not used")
+        for path in loose.values()
+    ]
+    return found
 
 
 def _records(root: Path, folder: str, layout: Layout) -> list[Record]:

@@ -19,6 +19,8 @@ from .pixels import opened
 UNKNOWN = 254
 """Stands for "no class" in the tables below; free because a data set has at most 254 classes (0..253)."""
 
+_COLOR_CODE = np.array([65536, 256, 1], dtype=np.int32)
+
 _LOSSY = "; JPEG changes the values of a mask: save masks as PNG"
 
 
@@ -28,8 +30,8 @@ class PixelLabels:
 
     Args:
         values: mask value to class index or IGNORE; any other value is a problem.
-        colors: colour to class index or IGNORE, for RGB masks; empty: RGB masks whose channels are equal are
-            read as indices.
+        colors: colour to class index or IGNORE, for RGB masks, and for palette masks that have no other colours;
+            empty: RGB masks whose channels are equal are read as indices.
         known: what the values may be, for messages ("0..10, 11 = ignored").
     """
 
@@ -42,6 +44,9 @@ class PixelLabels:
         assert record.mask is not None
         with opened(record.mask) as picture:
             pixels = _mask_pixels(picture)
+            colored = self._from_palette(pixels, picture) if picture.mode == "P" and self.colors else None
+        if colored is not None:
+            return colored
         if pixels.ndim == 2:
             return self._from_indices(pixels, record.mask)
         if not self.colors and (pixels == pixels[..., :1]).all():
@@ -70,6 +75,19 @@ class PixelLabels:
             raise BadFileError(file, reason + _if_lossy(file))
         return mask
 
+    def _from_palette(self, pixels: np.ndarray, picture: Image.Image) -> np.ndarray | None:
+        """The mask by its colours, or None where these tell nothing: one in use is unknown, or two are the same.
+
+        Tools that shrink PNGs turn RGB masks into palette masks whose indices mean nothing. Others write indices with
+        any palette, often one that is black where it was not filled.
+        """
+        codes = np.array(picture.getpalette() or [], dtype=np.int32).reshape(-1, 3) @ _COLOR_CODE
+        used = np.unique(pixels)
+        if used[-1] >= len(codes) or len(np.unique(codes[used])) < len(used):
+            return None
+        indices, wrong = look_up(codes, self._codes)
+        return None if wrong[used].any() else indices[pixels]
+
     @cached_property
     def _codes(self) -> dict[int, int]:
         return {red << 16 | green << 8 | blue: index for (red, green, blue), index in self.colors.items()}
@@ -78,7 +96,7 @@ class PixelLabels:
         if not self.colors:
             reason = 'colour-coded mask, but the classes file gives no colours: add "palette" to it'
             raise BadFileError(file, reason)
-        codes = pixels.astype(np.int32) @ np.array([65536, 256, 1], dtype=np.int32)
+        codes = pixels.astype(np.int32) @ _COLOR_CODE
         mask, wrong = look_up(codes, self._codes)
         if wrong.any():
             value = int(codes[wrong][0])

@@ -14,6 +14,8 @@ from ...errors import CatchweightError
 from ..classes import ClassSet
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif"})
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+"""Pillow's names of the formats behind IMAGE_SUFFIXES, the only ones that are read, whatever a file's suffix."""
 
 SPLIT_NAMES = {
     "training": "train",
@@ -108,10 +110,12 @@ class Options:
     """What the user may choose about a format.
 
     ``background``: where nothing is annotated (COCO instances, YOLO polygons), "class" makes a class named
-    background with index 0, "ignore" leaves those pixels out of loss and score.
+    background with index 0, "ignore" leaves those pixels out of loss and score. ``file``: the file in the folder that
+    was given in its place (YOLO: the YAML file to follow); None leaves the choice to the reader.
     """
 
     background: Literal["class", "ignore"] = "class"
+    file: Path | None = None
 
 
 @dataclass(frozen=True)

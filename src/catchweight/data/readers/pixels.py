@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from .layout import BadFileError
+from .layout import IMAGE_FORMATS, BadFileError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before decoding: a few kilobytes of file can ask for gigabytes of memory."""
@@ -33,7 +33,8 @@ def opened(path: Path) -> Iterator[Image.Image]:
         BadFileError: absent, not a picture, truncated (also while the body decodes it), or over MAX_PIXELS.
     """
     try:
-        with Image.open(path) as picture:
+        # By content alone Pillow would hand an EPS that is named x.jpg to Ghostscript, a program.
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{width}x{height}")

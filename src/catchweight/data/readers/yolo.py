@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UsageError
+from ...errors import UsageError, shown
 from ..classes import IGNORE, ClassSet
 from .classes_file import named_list, read_yaml
 from .coco import BACKGROUND, add_background
@@ -25,7 +25,8 @@ _SPLITS = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 class PolygonLabels:
     """Masks painted from text files of polygons.
 
-    A record without a text file has nothing but background; its ``mask`` is the YAML file that names the classes.
+    A record without a text file has nothing but background if others of its split have one; its ``mask`` is then the
+    YAML file that names the classes.
     """
 
     classes: int
@@ -68,7 +69,7 @@ class PolygonLabels:
 
 
 def _yaml_file(root: Path) -> Path | None:
-    """``data.yaml``, or the only other YAML file that names classes and a split."""
+    """``data.yaml``, or the only other YAML file."""
     for path in (root / "data.yaml", root / "data.yml"):
         if path.is_file():
             return path
@@ -82,7 +83,7 @@ def _recognises(root: Path) -> bool:
 
 
 def _read(root: Path, options: Options) -> Layout:
-    file = _yaml_file(root)
+    file = options.file or _yaml_file(root)
     if file is None:
         raise UsageError(f"{root} has labels/ but no data.yaml: write the class names there, e.g. names: [car, person]")
     content = read_yaml(file)
@@ -95,23 +96,26 @@ def _read(root: Path, options: Options) -> Layout:
     classes = add_background(names) if options.background == "class" else ClassSet(names)
     empty = classes.names.index(BACKGROUND) if options.background == "class" else IGNORE
     layout = Layout(classes, PolygonLabels(len(names), len(classes) - len(names), empty), {})
+    bases = _bases(root, content.get("path"))
     for key, split in _SPLITS.items():
         if key not in content and split in layout.splits:
             continue
-        images = _images(root, file, key, content.get(key), layout)
+        images = _images(root, file, bases, key, content.get(key), layout)
         if images:
-            layout.splits[split] = [_record(root, path, file, layout.problems) for path in images]
+            layout.splits[split] = _records(root, images, file, layout.problems)
     return layout
 
 
-def _images(root: Path, file: Path, key: str, entries: Any, layout: Layout) -> list[Path]:
+def _images(root: Path, file: Path, bases: list[str], key: str, entries: Any, layout: Layout) -> list[Path]:
     """The pictures of one split: where data.yaml says, if that is in the folder, else where they usually lie."""
-    base = _bases(root, file)
     found: dict[Path, None] = {}
     for entry in entries if isinstance(entries, list) else [entries] if entries else []:
-        place = next((p for b in base if (p := inside(root, b, str(entry))) and present(p)), None)
+        # Nothing but text: written out, nested aliases of a few bytes would fill the memory.
+        paths = [inside(root, base, entry) for base in bases] if isinstance(entry, str) else []
+        place = next((path for path in paths if path is not None and present(path)), None)
         if place is None:
-            layout.notes.append(f"{file.name}: {key}: {entry} is not in {root}; looked in the usual places instead")
+            said = entry if isinstance(entry, str) else shown(entry)
+            layout.notes.append(f"{file.name}: {key}: {said} is not in {root}; looked in the usual places instead")
         else:
             found |= dict.fromkeys(_listed(root, place, layout.problems) if place.is_file() else _all(place))
     if not found:
@@ -120,11 +124,9 @@ def _images(root: Path, file: Path, key: str, entries: Any, layout: Layout) -> l
     return list(found)
 
 
-def _bases(root: Path, file: Path) -> list[str]:
-    """Folders, as text below ``root``, that entries of the YAML file may be relative to."""
-    content = read_yaml(file)
-    base = str(content.get("path") or ".")
-    return [base, "."] if inside(root, base) else ["."]
+def _bases(root: Path, path: Any) -> list[str]:
+    """Folders, as text below ``root``, that entries of the YAML file may be relative to; ``path`` is its own key."""
+    return [path, "."] if isinstance(path, str) and inside(root, path) else ["."]
 
 
 def _all(folder: Path) -> list[Path]:
@@ -146,16 +148,30 @@ def _listed(root: Path, file: Path, problems: list[Problem]) -> list[Path]:
     return found
 
 
-def _record(root: Path, image: Path, yaml_file: Path, problems: list[Problem]) -> Record:
-    """The label lies where the picture does, with the last ``images`` in the path turned into ``labels``."""
+def _records(root: Path, images: list[Path], yaml_file: Path, problems: list[Problem]) -> list[Record]:
+    """Records of one split; where no picture has a label file it is the labels that are missing, not the objects."""
+    names = [image.relative_to(root).with_suffix("").as_posix() for image in images]
+    labels = [_label_file(root, image) for image in images]
+    there = [label.is_file() for label in labels]
+    if not any(there):
+        fault = f"no label file {labels[0]}, nor one for any of the split's {len(images)} images: taken as unlabelled"
+        problems.append(Problem("warning", str(images[0]), fault))
+        return [Record(name, image) for name, image in zip(names, images, strict=True)]
+    problems += [
+        Problem("warning", str(image), f"no label file {label.name}: taken as all background")
+        for image, label, found in zip(images, labels, there, strict=True)
+        if not found
+    ]
+    masks = [label if found else yaml_file for label, found in zip(labels, there, strict=True)]
+    return [Record(*fields) for fields in zip(names, images, masks, strict=True)]
+
+
+def _label_file(root: Path, image: Path) -> Path:
+    """Where the picture lies, with the last ``images`` in the path turned into ``labels``."""
     parts = list(image.relative_to(root).parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-    label = root.joinpath(*parts).with_suffix(".txt")
-    if not label.is_file():
-        problems.append(Problem("warning", str(image), f"no label file {label.name}: taken as all background"))
-        label = yaml_file
-    return Record(image.relative_to(root).with_suffix("").as_posix(), image, label)
+    return root.joinpath(*parts).with_suffix(".txt")
 
 
 READER = Reader(

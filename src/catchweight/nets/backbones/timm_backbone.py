@@ -49,7 +49,8 @@ class TimmBackbone(nn.Module):
         _cut(self.net, self.info[-1].name)
         # EfficientNet's own feature class has no such attribute: it is always channels first.
         self.channels_last_maps = getattr(self.net, "output_fmt", Format.NCHW) == Format.NHWC
-        self.divisor = _divisor(name, indices, max(f.stride for f in self.info), dilated)
+        coarsest = sorted({max(f.stride for f in self.info), max(probe.values())})
+        self.divisor = _divisor(name, indices, coarsest, dilated)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.net(self._padded(x))
@@ -57,7 +58,7 @@ class TimmBackbone(nn.Module):
         return self._cropped(maps, x) if self.divisor > 1 else maps
 
     def _padded(self, x: Tensor) -> Tensor:
-        """Zeros below and to the right for networks (DLA, ...) that only take multiples of their stride."""
+        """Zeros below and to the right for networks (DLA, HRNet, ...) that only take multiples of their stride."""
         height, width = x.shape[-2:]
         missing = (0, -width % self.divisor, 0, -height % self.divisor)
         return x if all(surely(amount == 0) for amount in missing) else F.pad(x, missing)
@@ -121,11 +122,14 @@ def _indices(name: str, have: dict[int, int], wanted: tuple[int, ...]) -> tuple[
     return tuple(deepest[s] for s in wanted)
 
 
-def _divisor(name: str, indices: tuple[int, ...], coarsest: int, dilated: dict[str, Any]) -> int:
-    """What height and width must be multiples of: 1, or the coarsest stride if only that works; tried on shapes."""
+def _divisor(name: str, indices: tuple[int, ...], strides: Sequence[int], dilated: dict[str, Any]) -> int:
+    """What height and width must be multiples of: 1, or the first of the strides that works; tried on shapes.
+
+    These are the coarsest that is wanted and the coarsest there is, for HRNet mixes all of its maps into the finest.
+    """
     with torch.device("meta"):
         net = timm.create_model(name, features_only=True, out_indices=indices, **dilated).eval()
-        for divisor, size in ((1, (97, 75)), (coarsest, (3 * coarsest, 2 * coarsest))):
+        for divisor, size in ((1, (97, 75)), *((stride, (3 * stride, 2 * stride)) for stride in strides)):
             try:
                 net(torch.empty(1, 3, *size))
             except (RuntimeError, AssertionError):

@@ -106,8 +106,8 @@ def stage_of(group: str) -> int:
 
 
 def group_of(info: FeatureInfo, layout: Layout) -> str:
-    """The channel group of a feature map."""
-    return layout.stages[stage_of_map(info)]
+    """The channel group of a feature map; one of stride 2 may be the stem's."""
+    return layout.stages[stage_of_map(info)] if info.name.startswith("blocks.") else "stem"
 
 
 def stage_of_map(info: FeatureInfo) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,25 +13,28 @@ from .shape import Published, Shape
 
 
 def narrow(backbone: TimmBackbone, shape: Shape, published: Published) -> None:
-    """Cut a backbone of published sizes down in place.
+    """Cut a backbone of published sizes down in place; it may lack the last stages, whose sizes then do not matter.
 
     Raises:
         UsageError: as :meth:`.Published.channels`.
     """
     channels = published.channels(shape)
     net: Any = backbone.net
-    for index, depth in enumerate(shape.depths):
+    depths = shape.depths[: len(net.blocks)]
+    for index, depth in enumerate(depths):
         net.blocks[index] = net.blocks[index][:depth]
     for layer in published.layout.layers:
-        if _stays(layer, shape):
+        if _stays(layer, depths):
             _narrow_layer(net.get_submodule(layer.path), layer, channels)
     layout = published.layout
     backbone.info = [info._replace(channels=channels[group_of(info, layout)]) for info in backbone.info]
 
 
-def _stays(layer: Layer, shape: Shape) -> bool:
-    place = layer.block
-    return place is None or place[1] < shape.depths[place[0]]
+def _stays(layer: Layer, depths: Sequence[int]) -> bool:
+    if layer.block is None:
+        return True
+    stage, place = layer.block
+    return stage < len(depths) and place < depths[stage]
 
 
 def _narrow_layer(module: nn.Module, layer: Layer, channels: Mapping[str, int]) -> None:

@@ -14,6 +14,7 @@ from timm.models._efficientnet_builder import efficientnet_init_weights
 from torch import nn
 
 from ..backbones import TimmBackbone, load_weights
+from ..backbones.timm_backbone import STRIDES
 from ..encoder_decoder import EncoderDecoder
 from ..segmentation import Family, NetSpec, Weights
 from .importance import sort_backbone
@@ -24,10 +25,10 @@ from .shape import Published
 
 
 @lru_cache(maxsize=16)
-def _template(backbone: str) -> TimmBackbone:
-    """As published, without memory for weights; never changed."""
+def _template(backbone: str, strides: tuple[int, ...] = STRIDES) -> TimmBackbone:
+    """As published, cut off after the coarsest of these strides, without memory for weights; never changed."""
     with torch.device("meta"):
-        return TimmBackbone(backbone)
+        return TimmBackbone(backbone, strides)
 
 
 @lru_cache(maxsize=16)
@@ -45,7 +46,7 @@ def build_member(spec: NetSpec, weights: Weights = "none") -> EncoderDecoder:
     backbone, _, options = spec.name.removeprefix(PREFIX).partition(":")
     known = published(backbone)
     shape, decoder = parse_options(known, options)
-    features = copy.deepcopy(_template(backbone))
+    features = copy.deepcopy(_template(backbone, decoder.strides))
     if weights == "none":
         narrow(features, shape, known)
         _initialise(features)

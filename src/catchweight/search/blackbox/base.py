@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 import time
@@ -13,9 +14,9 @@ from ...budget import format_quantity, measured
 from ...errors import UsageError
 from ...front import Arch, Candidate, Front
 from ..strategy import Problem, Say, silent
-from .ledger import Claim, Ledger, Slot
+from .ledger import Claim, Ledger, Slot, beats_elsewhere, plain
 from .turn import Prices, Turn
-from .worker import at_work, beating
+from .worker import at_work, beating, new_claim
 
 POLL_S = (0.05, 2.0)
 """First and longest pause while other workers finish the last candidates."""
@@ -55,7 +56,9 @@ class _Search:
 
     def __init__(self, strategy: BlackBox, problem: Problem, evaluations: int, say: Say) -> None:
         self.strategy, self.problem, self.evaluations, self.say = strategy, problem, evaluations, say
-        self.ledger = Ledger(problem, strategy.name)
+        self.ledger = Ledger(problem, strategy.name, _settings(strategy))
+        self.unheard = beats_elsewhere(self.ledger.slots())
+        self.waits = False
         self.prices = Prices(problem)
         self.memo: dict[str, Any] = {}
         self.exhausted = False
@@ -65,28 +68,58 @@ class _Search:
     def run(self) -> Front:
         pause = POLL_S[0]
         while True:
-            slots = self.ledger.slots()[: self.evaluations]
-            for worker in self.ledger.release_lost(slots):
-                self.say(f"a candidate of {worker}, which is gone, is taken up again")
-                slots = self.ledger.slots()[: self.evaluations]
+            slots = self._slots()
             if self._full(slots) and all(slot.done for slot in slots):
                 return self._end(slots)
-            claim = self._next(slots)
-            if claim is not None:
-                pause = POLL_S[0]
-                self._evaluate(claim, slots)
-            elif self._full(slots) and not any(slot.open for slot in slots):
+            if self._must_wait(slots):
                 time.sleep(pause)
                 pause = min(2 * pause, POLL_S[1])
+                continue
+            worker = new_claim()
+            with at_work(worker):  # from before the claim is stored until its result is: other threads look in between
+                claim = self._next(slots, worker)
+                if claim is not None:
+                    pause = POLL_S[0]
+                    self._evaluate(claim, slots)
+
+    def _slots(self) -> list[Slot]:
+        """Those of this search, the candidates of workers that are gone given back."""
+        slots = self.ledger.slots()[: self.evaluations]
+        for worker in self.ledger.release_lost(slots):
+            self.say(f"a candidate of {worker}, which is gone, is taken up again")
+            slots = self.ledger.slots()[: self.evaluations]
+        return slots
+
+    def _must_wait(self, slots: Sequence[Slot]) -> bool:
+        """Whether there is nothing to begin, or it is too early to propose."""
+        if any(slot.open for slot in slots):
+            return False
+        return self._full(slots) or self._unsure(slots)
+
+    def _unsure(self, slots: Sequence[Slot]) -> bool:
+        """Whether a worker elsewhere that was at a candidate when this one came has not been heard of since.
+
+        It may be this very search, killed with its container and started in another one: what is proposed without that
+        candidate's score is not what an undisturbed search proposes.
+        """
+        beats = beats_elsewhere(slots)
+        self.unheard = {trial: beat for trial, beat in self.unheard.items() if beats.get(trial) == beat}
+        if self.unheard and not self.waits:
+            self.waits = True
+            self.say(
+                f"workers elsewhere hold {len(self.unheard)} of the candidates: waits for their signs of life before "
+                f"it proposes another, {self.ledger.grace:.0f} s at most"
+            )
+        return bool(self.unheard)
 
     def _full(self, slots: Sequence[Slot]) -> bool:
         return self.exhausted or len(slots) >= self.evaluations
 
-    def _next(self, slots: Sequence[Slot]) -> Claim | None:
+    def _next(self, slots: Sequence[Slot], worker: dict[str, Any]) -> Claim | None:
         """An open candidate, else a new one; ``None`` if there is none or another worker was first."""
         for slot in slots:
             if slot.open:
-                return self.ledger.claim(slot.arch, slot.cost, self.evaluations)
+                return self.ledger.claim(worker, slot.arch, slot.cost, self.evaluations)
         if self._full(slots):
             return None
         turn = self._turn(slots)
@@ -94,7 +127,7 @@ class _Search:
         if arch is None:
             self._exhaust(slots, turn)
             return None
-        return self.ledger.claim(arch, self.prices[arch], self.evaluations, dict(turn.rejected))
+        return self.ledger.claim(worker, arch, self.prices[arch], self.evaluations, dict(turn.rejected))
 
     def _turn(self, slots: Sequence[Slot]) -> Turn:
         done = {place: slot.done for place, slot in enumerate(slots)}
@@ -117,7 +150,7 @@ class _Search:
 
     def _evaluate(self, claim: Claim, slots: Sequence[Slot]) -> None:
         try:
-            with at_work(claim.worker), beating(lambda count: self.ledger.beat(claim, count)):
+            with beating(lambda count: self.ledger.beat(claim, count)):
                 score = self.problem.evaluate(claim.arch)
         except BaseException as error:  # also Ctrl-C: the next call takes it up again at once
             self.ledger.abandon(claim, f"{type(error).__name__}: {error}")
@@ -146,3 +179,12 @@ class _Search:
         self.say(f"{len(slots)} candidates evaluated; rejected before any evaluation: {rejected or 'none'}")
         found: list[Candidate] = [slot.done for slot in slots if slot.done is not None]
         return Front(tuple(found))
+
+
+def _settings(strategy: BlackBox) -> dict[str, Any]:
+    """Its dataclass's fields that are not at their default, as far as they are plain values; JSON-able."""
+    fields: tuple[dataclasses.Field[Any], ...] = ()
+    if dataclasses.is_dataclass(strategy):
+        fields = dataclasses.fields(strategy)
+    changed = {f.name: getattr(strategy, f.name) for f in fields if getattr(strategy, f.name) != f.default}
+    return {name: value for name, value in changed.items() if plain(value)}

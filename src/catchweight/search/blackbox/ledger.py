@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +27,7 @@ from ...front import Arch, Candidate
 from ...spaces.decisions import Decisions
 from ..strategy import Problem
 from .store import open_storage
-from .worker import Watch, describe, new_claim
+from .worker import Watch, describe, elsewhere
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -63,7 +62,6 @@ class Claim:
 
     number: int
     place: int
-    worker: dict[str, Any]
     arch: Arch
     cost: Cost
 
@@ -71,11 +69,15 @@ class Claim:
 class Ledger:
     """The candidates of one search in its storage.
 
+    Args:
+        strategy: its name.
+        settings: of the strategy, as far as they are not at their default; JSON-able.
+
     Raises:
         CatchweightError: the storage cannot be opened, or it holds a search for something else.
     """
 
-    def __init__(self, problem: Problem, strategy: str) -> None:
+    def __init__(self, problem: Problem, strategy: str, settings: dict[str, Any]) -> None:
         self._problem = problem
         self._storage = open_storage(problem.storage)
         self._study = optuna.create_study(
@@ -87,7 +89,7 @@ class Ledger:
         )
         self._watch = Watch()
         self._known: dict[int, tuple[Arch, Cost]] = {}
-        self._agree({"strategy": strategy, **problem.request()})
+        self._agree({"strategy": strategy, "settings": settings, **problem.request()})
 
     def slots(self) -> list[Slot]:
         """All candidates in the order in which they came up."""
@@ -107,18 +109,25 @@ class Ledger:
         gone = []
         for trial in (t for slot in slots for t in slot.attempts if t.state == TrialState.RUNNING):
             worker = trial.user_attrs["worker"]
-            if self._watch.lost(worker, trial.user_attrs.get("beat", 0)):
-                self._fail(trial.number, "its worker is gone")
+            lost = self._watch.lost(worker, trial.user_attrs.get("beat", 0))
+            if lost and self._fail(trial.number, "its worker is gone"):
                 gone.append(describe(worker))
         return gone
 
-    def claim(self, arch: Arch, cost: Cost, last: int, rejected: dict[str, int] | None = None) -> Claim | None:
+    @property
+    def grace(self) -> float:
+        """Seconds without a sign of life after which a worker elsewhere counts as gone."""
+        return self._watch.grace
+
+    def claim(
+        self, worker: dict[str, Any], arch: Arch, cost: Cost, last: int, rejected: dict[str, int] | None = None
+    ) -> Claim | None:
         """Begin an attempt at a candidate; ``None`` if another worker was first or the slot is beyond the ``last``.
 
         Args:
+            worker: a claim of its own for each attempt, which this process is :func:`.at_work` on.
             rejected: how many were drawn in vain before it, by reason; kept for the account at the end.
         """
-        worker = new_claim()
         params, distributions = shown(self._problem.decisions, arch)
         attrs = {"arch": arch.to_json(), "cost": cost.to_json(), "worker": worker, "rejected": rejected or {}}
         self._study.add_trial(
@@ -131,7 +140,7 @@ class Ledger:
         alive = [trial for trial in slots[place].attempts if trial.state != TrialState.FAIL]
         mine = next((trial for trial in alive if trial.user_attrs["worker"] == worker), None)
         if mine is not None and alive[0] is mine and place < last:
-            return Claim(mine.number, place, worker, arch, cost)
+            return Claim(mine.number, place, arch, cost)
         if mine is not None:
             self._fail(mine.number, "another worker was first" if place < last else "the search was full")
         return None
@@ -166,10 +175,14 @@ class Ledger:
                 total[reason] = total.get(reason, 0) + count
         return total
 
-    def _fail(self, number: int, reason: str) -> None:
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):  # somebody else did it, or its worker is back
+    def _fail(self, number: int, reason: str) -> bool:
+        """``False`` if it has ended meanwhile: its worker was done and left, or is back, or somebody else did this."""
+        try:
             self._set(number, "note", reason)
             self._study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
+        return True
 
     def _set(self, number: int, name: str, value: Any) -> None:
         study = self._storage.get_study_id_from_name(self._problem.name)
@@ -181,13 +194,24 @@ class Ledger:
         request = json.loads(json.dumps(request))
         if "request" not in self._study.user_attrs:
             self._study.set_user_attr("request", request)
-        known = self._study.user_attrs["request"]
+        known = {"settings": request["settings"], **self._study.user_attrs["request"]}  # older versions kept none
         if known != request:
             key = next(key for key in request if known.get(key) != request[key])
             raise CatchweightError(
                 f'{self._problem.storage} holds a search "{self._problem.name}" with {key}={known.get(key)!r}, '
                 f"not {request[key]!r}: use another storage or name, or the same settings to go on"
             )
+
+
+def beats_elsewhere(slots: Sequence[Slot]) -> dict[int, int]:
+    """Attempts that workers elsewhere are at, if these still live: their signs of life so far by trial number."""
+    return {
+        trial.number: trial.user_attrs.get("beat", 0)
+        for slot in slots
+        if slot.done is None
+        for trial in slot.attempts
+        if trial.state == TrialState.RUNNING and elsewhere(trial.user_attrs["worker"])
+    }
 
 
 def directions(problem: Problem) -> list[StudyDirection]:
@@ -202,11 +226,12 @@ def shown(decisions: Decisions, arch: Arch) -> tuple[dict[str, Any], dict[str, B
     distributions: dict[str, BaseDistribution] = {}
     for name, decision in decisions.items():
         if decision.active(indices):
-            options = tuple(option if _simple(option) else json.dumps(option) for option in decision.options)
+            options = tuple(option if plain(option) else json.dumps(option) for option in decision.options)
             params[name] = options[indices[name]]
             distributions[name] = CategoricalDistribution(options)
     return params, distributions
 
 
-def _simple(option: Any) -> bool:
+def plain(option: Any) -> bool:
+    """Whether it is a single JSON value."""
     return option is None or isinstance(option, bool | int | float | str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -29,14 +30,24 @@ def open_storage(where: str | Path | None) -> optuna.storages.BaseStorage:
 
 
 class _KernelLock(JournalFileOpenLock):
-    """Unlike Optuna's own locks, released by the operating system when its holder is killed."""
+    """Of a journal. Unlike Optuna's own locks, released by the operating system when its holder is killed.
 
-    def __init__(self, path: Path) -> None:
+    Whoever gets it, to append, finds whole lines only.
+    """
+
+    def __init__(self, journal: Path) -> None:
+        path = journal.with_name(f".{journal.name}.lock")
         super().__init__(str(path))
         self._lock = filelock.FileLock(path)
+        self._journal = journal
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        try:
+            _cut_unfinished_line(self._journal)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
@@ -46,12 +57,9 @@ class _KernelLock(JournalFileOpenLock):
 def _journal(path: Path) -> optuna.storages.BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = _KernelLock(path.with_name(f".{path.name}.lock"))
-        lock.acquire()
-        try:
-            _cut_unfinished_line(path)
-        finally:
-            lock.release()
+        lock = _KernelLock(path)
+        lock.acquire()  # what cannot be written is told now
+        lock.release()
         return optuna.storages.JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except OSError as error:
         raise CatchweightError(f"cannot open the search's journal {path}: {error.strerror or error}") from error
@@ -64,9 +72,12 @@ def _cut_unfinished_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("rb+") as file:
-        content = file.read()
-        if content and not content.endswith(b"\n"):
-            file.truncate(content.rfind(b"\n") + 1)
+        if not file.seek(0, os.SEEK_END):
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def _database(url: str) -> optuna.storages.BaseStorage:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
-import psutil
+from ...processes import lives, this_process
 
 BEAT_S = 15.0
 """Seconds between signs of life during an evaluation."""
@@ -34,16 +34,16 @@ def place() -> str:
 
 def new_claim() -> dict[str, Any]:
     """This process as the worker of one trial; JSON-able."""
-    return {
-        "claim": uuid4().hex,
-        "place": place(),
-        "pid": os.getpid(),
-        "started": psutil.Process().create_time(),
-    }
+    return {"claim": uuid4().hex, "place": place(), **this_process()}
 
 
 def describe(claim: dict[str, Any]) -> str:
     return f"process {claim['pid']} on {claim['place'].split('/')[0]}"
+
+
+def elsewhere(claim: dict[str, Any]) -> bool:
+    """Whether its process number means nothing here: of another host, or of a container before it was started again."""
+    return bool(claim["place"] != place())
 
 
 class Watch:
@@ -54,29 +54,23 @@ class Watch:
     """
 
     def __init__(self, grace: float = GRACE_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._grace, self._clock = grace, clock
+        self.grace, self._clock = grace, clock
         self._seen: dict[str, tuple[int, float]] = {}
 
     def lost(self, claim: dict[str, Any], beat: int) -> bool:
         """Whether the worker is gone; ``beat`` is the counter as stored now."""
-        if claim["place"] == place():
+        if not elsewhere(claim):
             return not _works(claim)
         now = self._clock()
         known, since = self._seen.get(claim["claim"], (-1, now))
         if beat != known:
             self._seen[claim["claim"]] = (beat, now)
             return False
-        return now - since > self._grace
+        return now - since > self.grace
 
 
 def _works(claim: dict[str, Any]) -> bool:
-    if claim["pid"] == os.getpid() and abs(claim["started"] - psutil.Process().create_time()) < 2:
-        return claim["claim"] in _active
-    try:
-        process = psutil.Process(claim["pid"])
-        return abs(process.create_time() - claim["started"]) < 2 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return lives(claim) and (claim["pid"] != os.getpid() or claim["claim"] in _active)
 
 
 @contextmanager

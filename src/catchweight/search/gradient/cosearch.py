@@ -13,8 +13,9 @@ import torch
 
 from ...data import SegmentationData
 from ...data.cache import PixelCache
+from ...errors import CatchweightError
 from ...spaces.fasterseg import ArchitectureLogits, FasterSegLatency, FasterSegSpace, OpTimes
-from ...train.checkpoints import load_state
+from ...train.checkpoints import all_finite, load_state
 from ..strategy import Say, silent
 from .phases import Pretraining, Searching, about, refuse_other
 from .result import CoSearchResult
@@ -30,6 +31,7 @@ def co_search(
     *,
     cache: PixelCache | None = None,
     pretrained: Path | None = None,
+    deadline: float | None = None,
     say: Say = silent,
 ) -> CoSearchResult:
     """Search a student and its teacher. Killed at any moment and called again, it ends with the same networks.
@@ -41,18 +43,24 @@ def co_search(
         times: milliseconds of the space's operators on the target, see :class:`.MeasuredTimes`.
         cache: decoded pixels on disk.
         pretrained: weights made by :func:`pretrain`, to share between searches; by default they are made first.
+        deadline: in seconds of ``time.monotonic``; the epoch during which it passes is the last one.
         say: receives a line an epoch, and at most one every half minute between.
 
     Raises:
-        CatchweightError: a loss is not finite, or the folder holds another search; the last good state is kept.
+        CatchweightError: a loss or a weight is not finite, or the folder holds another search; the last good state is
+            kept.
     """
     folder, done = Path(folder), Path(folder) / "result.json"
     if not done.exists():
-        weights = pretrained or pretrain(data, settings, folder / "pretrain", cache=cache, say=say)
+        weights = pretrained or pretrain(data, settings, folder / "pretrain", cache=cache, deadline=deadline, say=say)
         search = supernet(data, settings)
         search.space.load_state_dict(load_state(weights)["weights"])
+        if not all_finite(search.weights):  # of an earlier version, which did not look before it stored them
+            raise CatchweightError(
+                f"{weights} holds infinite or NaN weights: pre-train with a lower pretrain.lr in a fresh folder"
+            )
         latency = student_latency(search.space, settings, times)
-        Searching(data, settings, folder, search, cache, say, latency).run()
+        Searching(data, settings, folder, search, cache, say, latency, deadline).run()
     refuse_other(folder, about("search", data, settings))
     return CoSearchResult.load(done)
 
@@ -63,12 +71,13 @@ def pretrain(
     folder: Path,
     *,
     cache: PixelCache | None = None,
+    deadline: float | None = None,
     say: Say = silent,
 ) -> Path:
     """Train the supernet's weights at even architectures; the file they are in. Goes on as :func:`co_search` does."""
     folder, done = Path(folder), Path(folder) / "weights.pt"
     if not done.exists():
-        Pretraining(data, settings, folder, supernet(data, settings), cache, say).run()
+        Pretraining(data, settings, folder, supernet(data, settings), cache, say, deadline).run()
     refuse_other(folder, about("pretrain", data, settings))
     return done
 

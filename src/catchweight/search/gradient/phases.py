@@ -18,7 +18,7 @@ from ...errors import CatchweightError
 from ...files import read_json, write_json
 from ...quiet import give_way
 from ...spaces.fasterseg import FasterSegLatency
-from ...train.checkpoints import load_state, save_state
+from ...train.checkpoints import all_finite, load_state, save_state
 from ...train.epoch import step_seed
 from ..strategy import Say
 from .controller import LambdaController
@@ -29,9 +29,12 @@ from .steps import CoSearch
 
 SAY_EVERY_S = 30.0
 _PRETRAIN_KEYS = {
-    "layers", "base", "widths", "width", "pretrain", "augment", "lr_decay", "momentum", "weight_decay", "clip", "seed",
+    "layers", "base", "widths", "width", "pretrain", "image_size", "augment", "lr_decay", "momentum", "weight_decay",
+    "clip", "seed", "precision",
 }  # fmt: skip
 """Settings that the pre-trained weights depend on."""
+_LATER = {"image_size", "precision"}
+"""Those of them that earlier versions did not write down."""
 _FREE = {"workers", "checkpoint_every_s"}
 """Settings that change how fast a search is, not what it finds."""
 
@@ -54,6 +57,7 @@ class Phase(ABC):
 
     Args:
         folder: takes ``about.json``, ``epochs/*.json`` and, until the phase has ended, ``state.pt``.
+        deadline: in seconds of ``time.monotonic``; the epoch during which it passes is the last one.
     """
 
     name: str
@@ -62,9 +66,10 @@ class Phase(ABC):
 
     def __init__(
         self, data: SegmentationData, settings: CoSearchSettings, folder: Path, search: CoSearch,
-        cache: PixelCache | None, say: Say,
+        cache: PixelCache | None, say: Say, deadline: float | None = None,
     ) -> None:  # fmt: skip
         self.settings, self.folder, self.search, self.say = settings, folder, search, say
+        self.deadline, self.late = deadline, False
         self.about = about(self.name, data, settings)
         self.plan = settings.pretrain if self.name == "pretrain" else settings.search
         self.loaders = [HalfLoader(data, self.plan, settings, half, cache) for half in self.halves]
@@ -95,11 +100,13 @@ class Phase(ABC):
         """All that is left to do.
 
         Raises:
-            CatchweightError: a loss is not finite, or the state in the folder is another search's.
+            CatchweightError: a loss or a weight is not finite, or the state in the folder is another search's.
         """
         self._resume()
-        while self.progress.epoch < self.plan.epochs:
+        while self.progress.epoch < self.plan.epochs and not self.late:
             self._epoch()
+        if self.progress.epoch < self.plan.epochs:
+            self.say(f"{self.name}: stopped after epoch {self.progress.epoch} of {self.plan.epochs}, its time was up")
         self.finish()
         self._state.unlink(missing_ok=True)
 
@@ -124,11 +131,20 @@ class Phase(ABC):
     def checked(self, loss: float) -> float:
         """``loss``, if it is a number."""
         if loss != loss or abs(loss) == float("inf"):
-            raise CatchweightError(
-                f"the loss became {loss} in epoch {self.progress.epoch + 1}, step {self.progress.step + 1} of the "
-                f"{self.name} phase. The last good state is kept: search with a lower {self.name}.lr in a fresh folder"
-            )
+            raise self._diverged(f"the loss became {loss}", self.progress.step + 1)
         return loss
+
+    def _require_finite(self) -> None:
+        """A gradient that overflows, though its loss is a number, must not end up in a file."""
+        if not (all_finite(self.search.weights) and all_finite(self.search.architecture)):
+            raise self._diverged("weights became infinite or NaN", self.progress.step)
+
+    def _diverged(self, what: str, step: int) -> CatchweightError:
+        lr = f"{self.name}.lr" if all_finite(self.search.architecture) else "arch_lr"
+        return CatchweightError(
+            f"{what} in epoch {self.progress.epoch + 1}, step {step} of the {self.name} phase. "
+            f"The last good state is kept: search with a lower {lr} in a fresh folder"
+        )
 
     @property
     def _state(self) -> Path:
@@ -147,6 +163,8 @@ class Phase(ABC):
             progress.loss += self.step(batch)
             progress.step += 1
             self._within()
+        self._require_finite()
+        self.late = self.deadline is not None and time.monotonic() >= self.deadline
         epoch = progress.epoch + 1
         row = {"epoch": epoch, "loss": progress.loss / self.steps, **self.end_epoch(epoch)}
         progress.history.append(row)
@@ -175,6 +193,7 @@ class Phase(ABC):
         return f"about {left / 60:.1f} min left" if left >= 60 else f"about {left:.0f} s left"
 
     def _save(self) -> None:
+        self._require_finite()
         now = time.monotonic()
         self.progress.seconds += now - self._began
         self._began = self._saved = now
@@ -217,9 +236,9 @@ class Searching(Phase):
 
     def __init__(
         self, data: SegmentationData, settings: CoSearchSettings, folder: Path, search: CoSearch,
-        cache: PixelCache | None, say: Say, latency: FasterSegLatency,
+        cache: PixelCache | None, say: Say, latency: FasterSegLatency, deadline: float | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(data, settings, folder, search, cache, say)
+        super().__init__(data, settings, folder, search, cache, say, deadline)
         self.data, self.latency, search.latency = data, latency, latency
         self.adam = torch.optim.Adam(search.architecture, settings.arch_lr, betas=settings.arch_betas)
         self.controller = LambdaController(settings.latency_weight, settings.window_ms)
@@ -241,7 +260,7 @@ class Searching(Phase):
         """Read both networks off, then let lambda follow the student's latencies."""
         search, roles = self.search, {"teacher": self.search.teacher, "student": self.search.student}
         scores = {}
-        if epoch % self.settings.eval_every == 0 or epoch == self.plan.epochs:
+        if epoch % self.settings.eval_every == 0 or epoch == self.plan.epochs or self.late:
             scores = {
                 role: pair_scores(search.space, logits.likeliest(), role, self.validation, self.data.classes)
                 for role, logits in roles.items()
@@ -294,7 +313,7 @@ def about(phase: str, data: SegmentationData, settings: CoSearchSettings) -> dic
 def refuse_other(folder: Path, asked: dict[str, Any]) -> None:
     """Raises CatchweightError when a folder holds a phase of other settings or data."""
     path = folder / "about.json"
-    known = read_json(path) if path.exists() else asked
+    known = {key: asked[key] for key in _LATER & asked.keys()} | read_json(path) if path.exists() else asked
     differing = sorted(key for key in known.keys() | asked.keys() if known.get(key) != asked.get(key))
     if differing:
         key = differing[0]

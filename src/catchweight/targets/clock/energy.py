@@ -43,7 +43,7 @@ class RaplMeter:
     """
 
     def __init__(self, root: Path = POWERCAP) -> None:
-        zones = [zone for zone in sorted(root.glob("intel-rapl:[0-9]*")) if zone.name.count(":") == 1]
+        zones = _packages(root)
         self._zones = [(zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())) for zone in zones]
         self._last = [int(counter.read_text()) for counter, _ in self._zones]
         self._joules = 0.0
@@ -60,14 +60,21 @@ class RaplMeter:
     @staticmethod
     def missing(root: Path = POWERCAP) -> str | None:
         """Why there are no counters, or None."""
-        zones = sorted(root.glob("intel-rapl:[0-9]*"))
+        zones = _packages(root)
         if not zones:
-            return f"no RAPL counters under {root} (virtual machines seldom have them)"
+            return f"no RAPL counters of packages under {root} (virtual machines seldom have them)"
         try:
-            (zones[0] / "energy_uj").read_text()
+            for zone in zones:
+                (zone / "energy_uj").read_text()
         except OSError as error:
             return f"RAPL counters cannot be read ({error.strerror}): they belong to root since Linux 5.10"
         return None
+
+
+def _packages(root: Path) -> list[Path]:
+    """The zones of whole packages: not their parts, nor ``psys``, the platform in which they are counted already."""
+    zones = (zone for zone in sorted(root.glob("intel-rapl:[0-9]*")) if (zone / "name").is_file())
+    return [zone for zone in zones if (zone / "name").read_text().startswith("package")]
 
 
 class NvmlMeter:

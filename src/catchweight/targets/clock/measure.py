@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -39,6 +40,7 @@ class Measurement:
             quiet and slow minutes, and between machines of one kind.
         disturbed: whether something else than the session took the machine's time, as the notes say.
         conditions: what is neither good nor bad to know: frequency governor, clock, pinned cores.
+        joint: names the call of :func:`interleaved`, so that only what was measured together is paired; empty: nothing.
     """
 
     median_ms: float
@@ -57,6 +59,7 @@ class Measurement:
     relative: float | None = None
     disturbed: bool = False
     conditions: tuple[str, ...] = ()
+    joint: str = field(default="", repr=False, compare=False)
 
     @property
     def spread(self) -> float:
@@ -84,7 +87,7 @@ class Measurement:
         return _half_width(self.low_ms, self.high_ms, self.median_ms) > PRECISION or self.spread > _NOISY_SPREAD
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the single turns; an unknown interval is null."""
+        """Everything but the single turns and what pairs them; an unknown interval is null."""
         values = {
             **asdict(self),
             "steady_ms": self.steady_ms,
@@ -93,7 +96,7 @@ class Measurement:
             "notes": list(self.notes),
         }
         values["conditions"] = list(self.conditions)
-        del values["turns"]
+        del values["turns"], values["joint"]
         if not math.isfinite(self.high_ms):
             values["low_ms"] = values["high_ms"] = None
         return values
@@ -151,9 +154,10 @@ def interleaved(
     with pinned(cpus), _no_garbage_collection():
         done = rounds(sessions, seconds, warmup, reference, enough)
     conditions = (*clock_notes(), *_left_out(done), *(() if cpus is None else (f"pinned to cores {list(cpus)}",)))
+    joint = uuid.uuid4().hex
     return [
         _measurement(
-            session, [one[number] for one in done.counted], done.usual_ms[number], done.disturbances, conditions
+            session, [one[number] for one in done.counted], done.usual_ms[number], done.disturbances, conditions, joint
         )
         for number, session in enumerate(sessions)
     ]
@@ -166,11 +170,12 @@ def distinguishable(first: Measurement, second: Measurement) -> Comparison:
     and nothing is claimed.
     """
     ratio = second.median_ms / first.median_ms
-    if first.turns and len(first.turns) == len(second.turns):
+    if first.joint and first.joint == second.joint:
         ratios = sorted(b / a for a, b in zip(first.turns, second.turns, strict=True))
         low, high = median_interval(ratios)
         return Comparison(ratio if low <= ratio <= high else median(ratios), low, high)
-    return Comparison(ratio, second.low_ms / first.high_ms, second.high_ms / first.low_ms)
+    high = second.high_ms / first.low_ms if first.low_ms else math.inf  # 0 where too few turns give no interval
+    return Comparison(ratio, second.low_ms / first.high_ms, high)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -212,6 +217,7 @@ def _measurement(
     usual_ms: float | None,
     disturbances: Sequence[str],
     conditions: tuple[str, ...],
+    joint: str,
 ) -> Measurement:
     runs = sorted(1000 * run for turn in turns for run in turn.runs)
     medians = tuple(1000 * median(turn.runs) for turn in turns)
@@ -234,6 +240,7 @@ def _measurement(
         relative=median(own / pace for own, pace in zip(medians, paces, strict=True)) if paces else None,
         disturbed=bool(disturbances or unsteady),
         conditions=conditions,
+        joint=joint,
     )
     return replace(plain, notes=(*_notes(plain), *unsteady, *_drift(paces, "the reference kernel"), *disturbances))
 

@@ -61,13 +61,14 @@ class CpuReference:
 
 
 class CudaReference:
-    """One product of two fixed 2048 x 2048 matrices in float32 on the GPU, timed by the device's own events."""
+    """One product of two fixed 2048 x 2048 matrices in float32 on the current GPU, timed by the device's own events."""
 
     batch = 1
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self.runtime = f"reference kernel, torch {torch.__version__} cuda"
+        # The pace is remembered by this text and the processor's name: GPUs beside one processor differ.
+        self.runtime = f"reference kernel, torch {torch.__version__} cuda, {torch.cuda.get_device_name()}"
         generator = torch.Generator().manual_seed(0)
         self._matrix = torch.randn(_MATRIX, _MATRIX, generator=generator).cuda()
         self._out = torch.empty_like(self._matrix)
@@ -94,13 +95,18 @@ class CudaReference:
 Kernel = CpuReference | CudaReference
 
 
-@functools.lru_cache(maxsize=8)
 def references(device: str, threads: int) -> tuple[Kernel, ...]:
-    """The kernels for a device, ``cpu`` or ``cuda``, with the threads of the networks they stand beside.
+    """The kernels for a device, ``cpu`` or the current GPU for ``cuda``, with the threads of the networks beside them.
 
     The first one is what ratios are told of; all of them tell whether the machine is itself.
     """
-    if device.startswith("cuda"):
+    return _kernels(torch.cuda.current_device() if device.startswith("cuda") else None, threads)
+
+
+@functools.lru_cache(maxsize=8)
+def _kernels(gpu: int | None, threads: int) -> tuple[Kernel, ...]:
+    """Made once for each place; ``gpu`` is the current one's number, None the processor."""
+    if gpu is not None:
         return (CudaReference(threads),)
     dense = CpuReference(threads, "reference kernel", reference_graph())
     if threads == 1:  # nobody to wait for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -152,10 +153,13 @@ def count_macs(net: nn.Module, size: tuple[int, int]) -> int:
     that it does not know; :func:`count` does.
     """
     parameter = next(net.parameters(), torch.empty(0))
-    counter = FlopCounterMode(display=False)
+    counter, fake = FlopCounterMode(display=False), FakeTensorMode(allow_non_fake_inputs=True)
+    # A network may keep tensors from run to run, and must not keep fake ones: a copy runs, whose tensors have no data.
+    with FakeCopyMode(fake):
+        shadow = copy.deepcopy(net)
     # Attention as plain products: not every version of torch counts its fused kernel for processors.
-    with evaluating(net), sdpa_kernel(SDPBackend.MATH), FakeTensorMode(allow_non_fake_inputs=True), counter:
-        net(torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device))
+    with evaluating(shadow), sdpa_kernel(SDPBackend.MATH), fake, counter:
+        shadow(torch.zeros(1, 3, *size, dtype=parameter.dtype, device=parameter.device))
     return int(counter.get_total_flops()) // 2
 
 

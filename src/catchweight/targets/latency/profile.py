@@ -41,7 +41,8 @@ class Subject:
 class ProfileReport:
     """What a profile did: how many networks were new, already known, left for lack of time, or failed and why.
 
-    ``disturbed`` of those known now were profiled while the machine was not itself, and are not trusted.
+    ``disturbed`` of those known now were profiled while the machine was not itself, and are not trusted. What failed
+    when it was profiled again keeps its first figures: it is among those that are new or known, too.
     """
 
     new: int
@@ -70,6 +71,8 @@ def profile(
 ) -> ProfileReport:
     """Observe every subject on the table's target and add it to the table; those already there are skipped.
 
+    One that cannot be built, exported or run is reported and does not stop the others.
+
     Networks are exported a few at a time in ``workers`` processes, and timed one by one while those are idle. Those
     during which the machine was disturbed are profiled again at the end, up to ``again`` times, if they are not most.
 
@@ -83,24 +86,31 @@ def profile(
     begun = time.monotonic()
     wanted = [subject for subject in subjects if (subject.label, subject.size) not in table]
     known = len(subjects) - len(wanted)
-    failed: list[tuple[str, str]] = []
-    done = 0
+    failed: dict[str, str] = {}
+    done = new = 0
     if wanted:
         learn_pace(table.target.device, table.target.threads, lambda text: told(known, len(subjects), text))
     with _exporters(workers) as pool, tempfile.TemporaryDirectory() as temporary:
 
-        def observe(chunk: Sequence[Subject], of: int, before: int) -> None:
+        def observe(chunk: Sequence[Subject], of: int, before: int) -> int:
+            """How many of the chunk were observed."""
+            good = 0
             for number, (subject, (prepared, problem)) in enumerate(
                 _exported(chunk, table.target, keep or Path(temporary), pool), start=1
             ):
-                text = problem or _observed(table, subject, prepared, seconds)
-                failed.extend([(_name(subject), problem)] if problem else [])
-                told(before + number, of, f"{_name(subject)}: {text}")
+                text, problem = ("", problem) if problem else _observed(table, subject, prepared, seconds)
+                if problem:
+                    failed[_name(subject)] = problem
+                else:
+                    failed.pop(_name(subject), None)  # it may have failed when it was first profiled again
+                    good += 1
+                told(before + number, of, f"{_name(subject)}: {problem or text}")
+            return good
 
         for chunk in _chunks(wanted, 2 * workers):
             if timed_out(begun, minutes) and len(table.networks) >= least:
                 break
-            observe(chunk, len(subjects), known + done)
+            new += observe(chunk, len(subjects), known + done)
             done += len(chunk)
         for _ in range(again):
             disturbed = _disturbed(table, subjects)
@@ -111,7 +121,8 @@ def profile(
                     break
                 observe(chunk, len(subjects), len(subjects) - len(chunk))
     seconds_in_all, disturbed = time.monotonic() - begun, _disturbed(table, subjects)
-    return ProfileReport(done - len(failed), known, len(wanted) - done, tuple(failed), seconds_in_all, len(disturbed))
+    problems = tuple(failed.items())
+    return ProfileReport(new, known, len(wanted) - done, problems, seconds_in_all, len(disturbed))
 
 
 def _disturbed(table: LatencyTable, subjects: Sequence[Subject]) -> list[Subject]:
@@ -132,10 +143,16 @@ def export_all(target: Target, subjects: Sequence[Subject], keep: Path, workers:
             _exported(chunk, target, keep, pool)
 
 
-def _observed(table: LatencyTable, subject: Subject, prepared: Path, seconds: float) -> str:
-    observed = observe_prepared(table.target, prepared, seconds, subject.build)
+def _observed(table: LatencyTable, subject: Subject, prepared: Path, seconds: float) -> tuple[str, str]:
+    """What was measured and entered, and why the network could not be run (one of them is empty)."""
+    try:
+        observed = observe_prepared(table.target, prepared, seconds, subject.build)
+    except CatchweightError as error:
+        return "", f"skipped, {error}"
+    except Exception as error:  # whatever a stranger's network raises in eager mode, or a runtime that runs it
+        return "", f"skipped, it cannot be run: {type(error).__name__}: {error}"
     table.add(subject.label, subject.size, observed)
-    return f"{observed.whole.median_ms:.2f} ms{', disturbed' if observed.disturbed else ''}"
+    return f"{observed.whole.median_ms:.2f} ms{', disturbed' if observed.disturbed else ''}", ""
 
 
 def _exported(

@@ -22,6 +22,8 @@ from .quantized import is_quantized, quantize_for_latency
 class FileTarget(Target):
     """A network is exported once, at the precision int8 quantised, and then it is a file like any other."""
 
+    converted = ("int8",)
+
     @abstractmethod
     def open(self, path: Path, size: tuple[int, int] | None) -> Session:
         """Load a file as it is, with its input in place; the errors of :meth:`prepare`."""

@@ -30,6 +30,7 @@ class OnnxRuntimeCuda(FileTarget):
 
     name = "onnxruntime:cuda"
     precisions = ("fp32", "fp16")
+    converted = ("fp16",)
     provider = CUDA_PROVIDER
 
     @staticmethod
@@ -68,6 +69,7 @@ class TensorRt(OnnxRuntimeCuda):
 
     name = "tensorrt:cuda"
     provider = TENSORRT_PROVIDER
+    converted = FileTarget.converted
     written = FileTarget.written
 
     @staticmethod

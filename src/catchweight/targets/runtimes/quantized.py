@@ -28,7 +28,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from ...errors import CatchweightError
+from ...errors import CatchweightError, StorageError
 from ..tracing.graph import MODULE_KEY, load_graph, save_graph
 from ..tracing.wiring import Wiring, drop_unused
 
@@ -204,7 +204,8 @@ def quiet(path: Path | str) -> Iterator[None]:
     """Mute onnxruntime's quantiser, which prints and logs advice that does not apply; its errors become ours.
 
     Raises:
-        CatchweightError: for whatever it raises; names ``path``.
+        StorageError: a temporary file cannot be written.
+        CatchweightError: for whatever else it raises; names ``path``.
     """
     level = logging.root.level
     logging.root.setLevel(logging.ERROR)
@@ -214,6 +215,8 @@ def quiet(path: Path | str) -> Iterator[None]:
             yield
     except CatchweightError:
         raise
+    except OSError as error:
+        raise StorageError(f"{path} cannot be quantised: {error.strerror or error}; free some space") from error
     except Exception as error:  # onnx and onnxruntime raise their own untyped families
         reason = (str(error).splitlines() or [""])[0]
         raise CatchweightError(f"{path} cannot be quantised: {type(error).__name__}: {reason}") from error

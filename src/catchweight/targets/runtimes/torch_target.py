@@ -77,6 +77,7 @@ class TorchCpu(Target):
 
     name = "torch:cpu"
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "bf16")
+    reads_files = False
     session: ClassVar[type[TorchSession]] = TorchSession
 
     @staticmethod

@@ -219,10 +219,7 @@ def _signature(ops: Sequence[Op], precision: str) -> Signature:
 
 def _window(op: Op) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]:
     values: Mapping[str, Any] = op.arguments
-    if op.kind in _GROUPS["conv"]:
-        kernel = next((weight.shape[2:] for weight in op.weights.values() if len(weight.shape) > 2), (1, 1))
-    else:
-        kernel = values.get("kernel_size") or (1, 1)
+    kernel = op.kernel or values.get("kernel_size") or (1, 1)
     stride = values.get("stride") or (kernel if op.kind in _GROUPS["pool"] else (1, 1))
     return _pair(kernel), _pair(stride), _pair(values.get("dilation") or 1), int(values.get("groups") or 1)
 

@@ -12,7 +12,7 @@ from .trace import IMAGE, Op, Trace, Value
 BLOCK = 16
 """Channels of one block of the layout ``(B, C / 16, H, W, 16)`` in which convolutions run on AVX-512; AVX2 has 8."""
 
-_RESHAPES = {"view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "alias", "detach"}
+_RESHAPES = {"view", "squeeze", "unsqueeze"}
 _POOLS = {"max_pool2d", "avg_pool2d"}
 _BINARY = {"add", "mul", "sub", "div"}
 _SEPARATE = {"gelu", "silu", "mish"}
@@ -103,11 +103,14 @@ class _Kernels:
         self._write((op.name,), (source,), op.name, source in self.blocked)
 
     def _convolution(self, fused: Sequence[Op], conv: Op, reads: Sequence[str]) -> None:
-        image, *added = reads
+        image, *others = reads
+        summands = {name for op in fused if op.kind == "add" for name in op.inputs}
+        added = [name for name in others if name in summands]
         ops, channels, result = tuple(op.name for op in fused), conv.shapes[0][1], fused[-1].name
-        if not _fits_blocks(conv):
-            sources = tuple(self._in_layout(name, blocked=False, ops=ops) for name in reads)
-            self._write(ops, sources, result, False, sources[1:])
+        # Only constant weights are laid out in blocks; what is read and not added is a weight made from the image.
+        if not _fits_blocks(conv) or added != others:
+            sources = {name: self._in_layout(name, blocked=False, ops=ops) for name in reads}
+            self._write(ops, tuple(sources.values()), result, False, tuple(sources[name] for name in added))
             return
         # Few channels (the image's) are read as they are.
         source = self._in_layout(image, blocked=channels >= BLOCK, ops=ops)
@@ -117,8 +120,8 @@ class _Kernels:
         # The other operand of the sum is plain: convolve, copy, then add.
         self._write(ops, (source,), conv.name, True)
         plain = self._in_layout(conv.name, blocked=False, ops=ops)
-        others = tuple(self._in_layout(name, blocked=False, ops=ops) for name in added)
-        self._write(ops, (plain, *others), result if result != conv.name else f"{result} sum", False, (plain, *others))
+        summed = tuple(self._in_layout(name, blocked=False, ops=ops) for name in added)
+        self._write(ops, (plain, *summed), result, False, (plain, *summed))
 
     def _attention(self, op: Op, ops: tuple[str, ...]) -> None:
         sources = tuple(self._in_layout(name, blocked=False, ops=ops) for name in op.inputs)

@@ -81,7 +81,10 @@ class _Recorder:
         name = f"{kind}_{len(self.ops)}"
         weights = {} if weight is None else {f"{path}.weight": Value(tuple(weight.shape), _FLOAT)}
         names, shapes = tuple(x.name for x in inputs), tuple(tuple(x.shape) for x in inputs)
-        self.ops.append(Op(name, kind, path, module_type, names, shapes, Value(out, _FLOAT), weights, arguments))
+        kernel = () if weight is None else tuple(weight.shape[2:])
+        self.ops.append(
+            Op(name, kind, path, module_type, names, shapes, Value(out, _FLOAT), weights, arguments, kernel)
+        )
         return Shape(self, out, name)
 
     def enter(self, module: nn.Module, args: Any) -> None:

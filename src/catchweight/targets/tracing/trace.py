@@ -32,7 +32,9 @@ _SAME = {
     "hardswish_": "hardswish",
     "convolution": "conv2d",
     "native_layer_norm": "layer_norm",
+    **dict.fromkeys(("reshape", "_unsafe_view", "flatten", "unflatten"), "view"),
 }
+"""Operators of one kind. ``reshape`` and its like become ``view`` in an exportable trace, and must be found again."""
 _NOTHING = {"dropout", "dropout_", "feature_dropout", "detach", "alias", "lift_fresh_copy", "contiguous", "to"}
 """Operators that do nothing in evaluation mode; what they hand on is the name of their input."""
 
@@ -70,6 +72,7 @@ class Op:
         out: its result; of several results the first.
         weights: parameters and buffers it reads, by dotted path.
         arguments: all other arguments by their schema's names (numbers, lists, flags).
+        kernel: sides of a convolution's window, also where its weight is computed; empty for all else.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Op:
     out: Value
     weights: Mapping[str, Value]
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    kernel: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,7 +156,7 @@ def read_program(program: ExportedProgram, image: Value) -> Trace:
         if node.op != "call_function" or not any(source.name in names for source in node.all_input_nodes):
             continue
         kind = _kind(node)
-        if node.target is operator.getitem or kind in _NOTHING:
+        if node.target is operator.getitem or kind in _NOTHING or _contiguous_copy(node, kind):
             names[node.name] = names[node.all_input_nodes[0].name]
             continue
         ops.append(_op(node, kind, names, constants))
@@ -176,6 +180,7 @@ def _op(node: Node, kind: str, names: Mapping[str, str], constants: Mapping[str,
         out=_value(node.meta["val"]),
         weights=weights,
         arguments=_arguments(node),
+        kernel=_kernel(node, kind),
     )
 
 
@@ -184,6 +189,19 @@ def _kind(node: Node) -> str:
         return getattr(node.target, "__name__", str(node.target))
     name = node.target._schema.name.split("::")[-1]
     return _SAME.get(name, name.removesuffix("_") if not name.startswith("__") else name)
+
+
+def _kernel(node: Node, kind: str) -> tuple[int, ...]:
+    """From the weight as it is read: it may be no parameter but computed from some, or from the image."""
+    if not kind.startswith("conv"):
+        return ()
+    weight: Any = node.args[1]
+    return _value(weight.meta["val"]).shape[2:]
+
+
+def _contiguous_copy(node: Node, kind: str) -> bool:
+    """What ``contiguous`` and a ``reshape`` that must copy leave in an exportable trace, beside a ``view``."""
+    return kind == "clone" and node.kwargs.get("memory_format") is torch.contiguous_format
 
 
 def _tensors(node: Node) -> Iterator[Node]:

@@ -61,7 +61,8 @@ class TransferModel:
             features: (n, d), any numbers known without a measurement.
             latencies: (n, D) ms, NaN where not measured; one column a device, or a device in one setting.
             devices: D names; columns of one name are one device and are left out together. None: all differ.
-            probes: measurements that :meth:`adapt` is expected to get; the prior is chosen for that number.
+            probes: measurements that :meth:`adapt` is expected to get; the prior is chosen for that number, or for
+                half of what is measured on a known device where that is less: the other half judges.
 
         Raises:
             UsageError: shapes disagree, a latency is not positive, or fewer than 20 architectures are complete.
@@ -73,7 +74,7 @@ class TransferModel:
         self._known = self._cells(features)
         self._space = _Space(self._known, _weights(groups))
         if len(set(groups)) >= 3:
-            self.prior, self.calibration = self._tuned(np.log(latencies), groups, min(probes, len(features) // 2))
+            self.prior, self.calibration = self._tuned(np.log(latencies), groups, probes)
         return self
 
     def choose_probes(self, features: np.ndarray, k: int, how: str = "informative", seed: int = 0) -> np.ndarray:
@@ -140,9 +141,10 @@ class TransferModel:
             points = _Space(self._known, _weights(groups, without=name)).points(self._known)
             for column in [index for index, group in enumerate(groups) if group == name]:
                 measured = np.flatnonzero(np.isfinite(logs[:, column]))
+                most = min(k, len(measured) // 2)
                 for _ in range(_DRAWS):
-                    some = rng.permutation(measured)[: k + _TUNING]
-                    probes, rest = points.take(some[:k]), points.take(some[k:])
+                    some = rng.permutation(measured)[: most + _TUNING]
+                    probes, rest = points.take(some[:most]), points.take(some[most:])
                     yield _Trial(probes, rest, logs[some, column], 1 / groups.count(name))
 
 

@@ -1,0 +1,50 @@
+"""Random members near a budget: few are raced as they are, and none is told as such."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from catchweight.budget import Budget, Cost
+from catchweight.data.scenes import make_scenes
+from catchweight.errors import CatchweightError
+from catchweight.fitting import prepare, random_route
+from catchweight.fitting.job import Job
+from catchweight.fitting.random_route import RandomRoute
+from catchweight.front import Arch
+
+
+@pytest.fixture
+def route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RandomRoute]:
+    """Members are numbers of 0 to 99, and as many milliseconds are what they take."""
+    scenes = make_scenes(tmp_path / "scenes", {"train": 2, "val": 1}, size=(64, 64))
+    job: Job = prepare(
+        scenes, "latency<=100ms", target="onnxruntime:cpu", run=tmp_path / "run", size=None, settings=None,
+        set_=("search.strategy=random", "search.headroom=0"), minutes=None, threads=1, weights="none", seed=0,
+        say=lambda line: None,
+    )  # fmt: skip
+    found = RandomRoute(job)
+
+    def drawn(rng: random.Random) -> Arch:
+        return Arch(number=rng.randrange(100), size=[64, 64])
+
+    vars(found)["space"] = SimpleNamespace(sample=drawn)
+    monkeypatch.setattr(found, "predicted", lambda arch: Cost(latency_ms=float(arch["number"])))
+    vars(found)["measured"] = lambda arch: Cost(latency_ms=float(arch["number"]))
+    monkeypatch.setattr(random_route, "MOST_DRAWN", 20)
+    return found
+
+
+def test_fewer_members_than_wanted_are_raced_as_they_are(route: RandomRoute) -> None:
+    found = route.candidates(route.job.points[0]).allowed
+    assert 0 < len(found) < route.settings.most, "20 draws"
+    assert all(70 <= (c.cost.latency_ms or 0.0) <= 100 for c in found)
+
+
+def test_where_none_is_near_the_budget_it_is_said(route: RandomRoute) -> None:
+    with pytest.raises(CatchweightError, match="of 20 random members none needs 70% to 100% of latency<=1s"):
+        list(route._drawn(Budget.parse("latency<=1s")))
