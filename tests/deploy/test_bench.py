@@ -8,13 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from exported import CLASSES, SIZE, tiny_net
 from rich.console import Console
 
 from catchweight.deploy.bench import BenchRow, bench, comparisons, table, warnings
 from catchweight.deploy.export import export
 from catchweight.errors import UsageError
 from catchweight.targets.clock.measure import Measurement
-from exported import CLASSES, SIZE, tiny_net
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exported import SIZE, TinyNet, tiny_net
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from catchweight.deploy.bisect import first_departure
 from catchweight.targets.tracing.graph import to_onnx
-from exported import SIZE, TinyNet, tiny_net
 
 
 @pytest.fixture(scope="module")

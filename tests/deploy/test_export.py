@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from exported import CLASSES, SIZE, tiny_net
 
 from catchweight import __version__
 from catchweight.data.classes import ClassSet
@@ -15,7 +16,6 @@ from catchweight.deploy.export import export, git_commit, read_meta
 from catchweight.deploy.segmenter import Segmenter
 from catchweight.errors import CatchweightError
 from catchweight.targets import to_onnx
-from exported import CLASSES, SIZE, tiny_net
 
 
 def test_metadata_round_trip_inside_and_beside(tmp_path: Path) -> None:

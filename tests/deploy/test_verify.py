@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from exported import CLASSES, SIZE, TinyNet, batches, tiny_net
 from test_bisect import corrupt
 
 from catchweight.data import ClassSet, open_data
@@ -18,7 +19,6 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import build_network
 from catchweight.train.evaluate import eager_predict, evaluate
 from conftest import CAMVID, needs_camvid
-from exported import CLASSES, SIZE, TinyNet, batches, tiny_net
 
 
 @pytest.fixture(scope="module")

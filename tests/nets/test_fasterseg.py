@@ -35,7 +35,7 @@ from catchweight.nets.fasterseg.table import read_branch, write_branch
 from catchweight.nets.segmentation import NetSpec
 from catchweight.targets import count_macs, count_params
 from catchweight.targets.tracing.graph import to_onnx
-from exported import departs
+from departures import departs
 
 AUTHORS = {
     # name: parameters with the training heads, those of an attention that is never used, deployed MACs at 3x128x256

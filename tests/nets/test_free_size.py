@@ -9,7 +9,7 @@ import torch
 
 from catchweight.nets import build_network
 from catchweight.targets.tracing.graph import to_onnx
-from exported import departs
+from departures import departs
 
 TRACED, OTHERS = (96, 128), ((64, 64), (67, 97), (160, 120))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.targets.tracing.graph import MODULE_KEY, check_onnx, fixed_input, load_graph, to_onnx
-from exported import departs
+from departures import departs
 
 
 class SameNet(nn.Module):
