@@ -58,3 +58,8 @@ def test_match_takes_logarithmically_many_measurements() -> None:
 def test_a_reference_out_of_reach_is_an_error(target: int) -> None:
     with pytest.raises(CatchweightError, match="no size from 8 to 256"):
         match_cost(lambda size: size / target, 8, 256)
+
+
+def test_one_size_alone_comes_back_whatever_it_costs() -> None:
+    match = match_cost(lambda size: 3.0, 8, 8, tolerance=0.05)
+    assert (match.size, match.ratio) == (8, 3.0)

@@ -34,7 +34,7 @@ from ..train import Distiller, Recipe, scratch
 from .result import Condition, Verdict
 from .system import CheckContext, System
 from .training import THREADS, latency_ratio, trained_network, trained_score
-from .trials import LATENCY_TOLERANCE, Match, PairedTrial, match_cost, paired_trial
+from .trials import LATENCY_TOLERANCE, PairedTrial, match_cost, paired_trial
 
 ZOOMED_TIME, ZOOMED_MACS = 0.65, 0.26
 """Most that a zoomed convolution may take of the plain one's latency and multiply-adds."""
@@ -301,7 +301,7 @@ def _matched(context: CheckContext, protocol: Protocol, seed: int) -> dict[str, 
             return latency_ratio(written("coupled", step / 32), reference, protocol.seconds)
 
         # A quick run looks at one width only: its networks need not be equally slow.
-        match = Match(low, ratio(low)) if low == high else match_cost(ratio, low, high, 1, LATENCY_TOLERANCE / 2)
+        match = match_cost(ratio, low, high, 1, LATENCY_TOLERANCE / 2)
         return {"factor": match.size / 32, "ratio": match.ratio, **names}
 
     found: dict[str, Any] = context.stage(f"match-seed{seed}", work)

@@ -71,6 +71,8 @@ def match_cost(ratio: Callable[[int], float], low: int, high: int, step: int = 1
         ratio: cost of a size over the reference's cost; grows with the size, up to noise.
         tolerance: stop at the first size with ``|ratio - 1|`` no larger.
 
+    Where ``low`` is ``high`` nothing is sought, and the one size comes back whatever it costs.
+
     Raises:
         CatchweightError: even ``low`` costs more, or ``high`` less, than the reference by over 5 %.
     """
@@ -84,7 +86,7 @@ def match_cost(ratio: Callable[[int], float], low: int, high: int, step: int = 1
             break
         left, right = (middle + 1, right) if seen[sizes[middle]] < 1 else (left, middle - 1)
     best = min(seen, key=lambda size: abs(seen[size] - 1))
-    if best in (sizes[0], sizes[-1]) and abs(seen[best] - 1) > LATENCY_TOLERANCE:
+    if low < high and best in (sizes[0], sizes[-1]) and abs(seen[best] - 1) > LATENCY_TOLERANCE:
         raise CatchweightError(
             f"no size from {low} to {high} has the reference's cost: {best} costs {seen[best]:.3f} of it"
         )
