@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import cache
 from pathlib import Path
 from typing import cast
@@ -85,6 +86,16 @@ def test_it_prunes_in_steps_and_tells_them(tmp_path: Path) -> None:
     assert len(lines) == 3
     assert "left" in lines[0]
     assert {name: len(kept) for name, kept in subject.state.kept.items()} == subject.groups.widths
+
+
+def test_steps_whose_time_is_up_are_left_to_the_landing() -> None:
+    subject, lines = pruner(), []
+    whole = subject.predicted
+    schedule(subject, 0.5 * whole, lines.append, lambda: None, deadline=time.monotonic())
+    assert (subject.state.step, subject.predicted) == (0, whole)
+    assert "stopped before step 1 of 4" in lines[0]
+    widths = subject.plan(subject.train_interval(), 0.5 * whole)  # as the landing does
+    assert subject.costs.total(widths) <= 0.5 * whole
 
 
 def test_momenta_are_those_of_the_channels_that_stay() -> None:

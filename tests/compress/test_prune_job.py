@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -248,6 +249,22 @@ def test_a_job_that_goes_on_predicts_as_it_did(
     assert known() == len(files) + 1
     shutil.copyfile(last, source / "later.parquet")
     assert known() == len(files) + 1
+
+
+def test_a_pruning_whose_time_is_up_ends_on_the_latency(
+    data: SegmentationData, table: Path, target: Target, tmp_path: Path
+) -> None:
+    net, lines = network(len(data.classes)), list[str]()
+    limit = 0.5 * target.measure(net, SIZE, seconds=1).median_ms
+    recipe = RECIPE.model_copy(update={"epochs": 3})
+    result = prune(
+        net, data, target, f"latency<={limit:.6f}ms", recipe, tmp_path / "prune", settings=SETTINGS, variants=50,
+        table=table, deadline=time.monotonic(), say=lines.append, quiet=True,
+    )  # fmt: skip
+    assert result.met, result.message
+    assert any(line.startswith("profile: stopped after 0 of 50") for line in lines)
+    assert any(line.startswith("prune: stopped before step 1") for line in lines)
+    assert len((tmp_path / "prune" / "finetune" / "metrics.csv").read_text().splitlines()) == 2  # one epoch
 
 
 def test_int8_scores_on_the_split_of_the_command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -188,7 +189,9 @@ def test_fine_tuning_ends_with_a_network_like_any_other_and_is_not_done_twice(
     assert tune.tuned(net, data, (64, 64), tmp_path / "tuned", epochs=1, lr=1e-3).stat().st_mtime_ns == made
 
 
-def attempt(tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPatch, blunt: float) -> QuantizeResult:
+def attempt(
+    tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPatch, blunt: float, deadline: float | None = None
+) -> QuantizeResult:  # fmt: skip
     """int8 of a network that eight bits destroy; fine-tuning, which is made up here, leaves one as blunt as told."""
     path = write(colour_model(blunt=3000), tmp_path / "float.onnx")
     asked: list[float] = []
@@ -205,9 +208,9 @@ def attempt(tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run, "load_network", lambda path: (None, {}))
     result = quantize(
         path, data, timer=pace(1.0), folder=tmp_path / "run", settings=SHORT, checkpoint=tmp_path / "model.pt",
-        say=lambda line: None,
+        deadline=deadline, say=lambda line: None,
     )  # fmt: skip
-    assert asked == [1.0]
+    assert asked == ([1.0] if deadline is None else [])
     return result
 
 
@@ -232,6 +235,14 @@ def test_where_fine_tuning_does_not_help_the_float_file_stays(
     assert not result.accepted
     assert result.file == result.float_file == tmp_path / "float.onnx"
     assert "nor after fine-tuning" in result.reason
+
+
+def test_fine_tuning_does_not_begin_after_its_deadline(
+    tmp_path: Path, data: SegmentationData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = attempt(tmp_path, data, monkeypatch, blunt=1.0, deadline=time.monotonic())
+    assert not result.accepted
+    assert result.reason.endswith("no time was left for fine-tuning")
 
 
 def test_a_file_alone_cannot_be_fine_tuned(tmp_path: Path, data: SegmentationData) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,9 @@ from .latency import ChannelCosts, predicted_costs
 from .schedule import HalpSettings, Loss, Pruner, Say, restore, save, schedule
 from .tables import VARIANTS, blocks_target, pruning_predictor
 
+PROFILE_SHARE = 0.3
+"""Of the time until the deadline, what profiling may take."""
+
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -38,6 +42,7 @@ def descend(
     *,
     variants: int = VARIANTS,
     table: Path | None = None,
+    deadline: float | None = None,
     say: Say = print,
 ) -> tuple[N, Landing]:
     """A pruned copy of ``net`` whose measured latency is within ``limit`` ms if that can be, and how it came there.
@@ -50,6 +55,7 @@ def descend(
         folder: takes ``line.json``, ``step.pt``, ``steps.json`` and ``table/``; called again with it, the job goes on.
         latency_ms: of ``net``, measured.
         variants, table: see :func:`.pruning_predictor`.
+        deadline: in seconds of ``time.monotonic``, when the steps shall end; profiling may take some of the time.
 
     Raises:
         CatchweightError: no channel can be pruned, the latency is out of reach, or the network cannot be traced.
@@ -57,9 +63,11 @@ def descend(
     device = build_fabric(recipe).device
     subject = copy.deepcopy(net).requires_grad_(True).cpu()
     groups = _groups(subject, size, settings.first)
+    aimed = folder / "line.json"
     predictor = pruning_predictor(
-        subject, groups, size, target, folder / "table", variants=variants, table=table, say=say
-    )
+        subject, groups, size, target, folder / "table", table=table, say=say, deadline=_profiled_by(deadline),
+        variants=0 if aimed.exists() else variants,  # steps are taken by what was known when they began
+    )  # fmt: skip
     say(f"predict: {predictor.error}")
     place = blocks_target(target)
     costs = ChannelCosts(
@@ -73,11 +81,16 @@ def descend(
     checkpoint = folder / "step.pt"
     restore(pruner, checkpoint)
     scales = Scales(net, target, size, latency_ms)
-    line = _line(folder / "line.json", pruner, scales, limit)
-    schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint))
+    line = _line(aimed, pruner, scales, limit)
+    schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint), deadline)
     landing = land(pruner, scales, line, limit, say)
     write_json(folder / "steps.json", pruner.state.history)
     return subject.cpu().eval(), landing
+
+
+def _profiled_by(deadline: float | None) -> float | None:
+    now = time.monotonic()
+    return None if deadline is None else now + PROFILE_SHARE * max(0.0, deadline - now)
 
 
 def _line(file: Path, pruner: Pruner, scales: Scales, limit: float) -> Line:

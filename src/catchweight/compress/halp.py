@@ -5,6 +5,7 @@ measure -> profile prunings -> [train a little, prune a little] * steps -> land 
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ from .landing import Landing, alone, verdict
 from .quantize.settings import QuantizeSettings
 from .schedule import HalpSettings, Say
 from .tables import VARIANTS
+
+TUNING_KEPT = 0.75
+"""Of its share of the time until a deadline, what fine-tuning keeps if the steps before it are late."""
 
 
 class CompressSettings(Config):
@@ -105,7 +109,8 @@ def prune(
         settings: the schedule and how channels are chosen.
         variants, table: see :func:`.pruning_predictor`.
         objective: of the fine-tuning, e.g. distillation from the network as it was.
-        deadline: in seconds of ``time.monotonic``; the epoch of fine-tuning during which it passes is the last one.
+        deadline: in seconds of ``time.monotonic``; the epoch of fine-tuning during which it passes is the last one, and
+            profiling and the steps leave that its share of the time.
         say: told every step in a line, with the time that is left.
         quiet: no progress bar of the fine-tuning.
 
@@ -128,7 +133,7 @@ def prune(
     run = Run(folder, request)
     with run.locked():
         job = _Job(net, data, target, limit, recipe, settings, run, cache or PixelCache(), say, quiet)
-        landing = job.pruned(variants, table)
+        landing = job.pruned(variants, table, deadline)
         return job.finished(landing, objective, deadline)
 
 
@@ -168,7 +173,7 @@ class _Job:
         loader = EvalLoader(self.data, "val", self.size, self.recipe.eval_batch, self.cache)
         return evaluate(eager_predict(net), loader, self.data.classes).miou
 
-    def pruned(self, variants: int, table: Path | None) -> Landing:
+    def pruned(self, variants: int, table: Path | None, deadline: float | None) -> Landing:
         """Everything up to the network that is to be fine-tuned, ``pruned.pt``."""
         stored = self.run.result("landing")
         if stored is not None:
@@ -182,11 +187,20 @@ class _Job:
         net, landing = descend(
             self.net, lambda net: SegmentationLosses(self.data, self.recipe, net, self.cache), self.size, self.target,
             self.limit, self.recipe, self.settings, self.run.folder, start["latency_ms"], variants=variants,
-            table=table, say=self.say,
+            table=table, deadline=self._before_tuning(deadline), say=self.say,
         )  # fmt: skip
         net.spec = pruned_spec(net)
         save_network(self.run.path("pruned.pt"), net, {"size": list(self.size), "classes": self.data.classes.to_json()})
         return Landing.from_json(self.run.stage("landing", landing.to_json))
+
+    def _before_tuning(self, deadline: float | None) -> float | None:
+        """When profiling and steps must end for fine-tuning to have most of its share, by iterations, of the time."""
+        if deadline is None:
+            return None
+        steps = self.settings.steps * self.settings.interval
+        tuning = self.recipe.epochs * max(1, len(self.data.splits["train"]) // self.recipe.batch)
+        left = max(0.0, deadline - time.monotonic())
+        return deadline - left * TUNING_KEPT * tuning / (steps + tuning)
 
     def _start(self) -> dict[str, Any]:
         measured = alone(self.net, self.target, self.size)

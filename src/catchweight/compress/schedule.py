@@ -195,13 +195,17 @@ class Pruner:
         return Problem(values, self.costs, allowed, limit)
 
 
-def schedule(pruner: Pruner, end: float, say: Say, save: Callable[[], None]) -> None:
+def schedule(
+    pruner: Pruner, end: float, say: Say, save: Callable[[], None], deadline: float | None = None
+) -> None:  # fmt: skip
     """All steps but the last, which is the landing's: predicted cost falls to ``end`` by the same factor each time.
 
     Args:
         pruner: goes on from where its state stands.
         end: predicted cost after the last step.
         save: called after each step.
+        deadline: in seconds of ``time.monotonic``; steps that begin after it are left out, and the landing prunes at
+            once what they would have.
     """
     steps = pruner.settings.steps
     begun = time.monotonic()
@@ -209,6 +213,9 @@ def schedule(pruner: Pruner, end: float, say: Say, save: Callable[[], None]) -> 
     start = pruner.state.history[0]["start"] if pruner.state.history else pruner.predicted
     wanted = targets(start, end, steps)
     for number in range(first, steps - 1):
+        if deadline is not None and time.monotonic() >= deadline:
+            say(f"prune: stopped before step {number + 1} of {steps}, its time is up: what is left is pruned at once")
+            return
         began = time.monotonic()
         before = pruner.predicted
         interval = pruner.train_interval()

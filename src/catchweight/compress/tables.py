@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def pruning_predictor(
     table: Path | None = None,
     seconds: float = 1.5,
     seed: int = 0,
+    deadline: float | None = None,
     say: Callable[[str], None] = print,
 ) -> LatencyPredictor:
     """A latency predictor that knows this network's own blocks at many widths.
@@ -54,6 +56,7 @@ def pruning_predictor(
         variants: how many prunings to profile; 0 to use what ``table`` knows and nothing else.
         table: folder of a table of the device; default: the user's cache.
         seconds: timing of each.
+        deadline: in seconds of ``time.monotonic``; after it no more are profiled than a prediction needs.
 
     Raises:
         CatchweightError: the network cannot be exported, or without variants the table knows too little.
@@ -64,6 +67,9 @@ def pruning_predictor(
     for number in range(variants):
         label = f"pruning {number} of {_digest(net)}"
         if (label, size) not in known:
+            if deadline is not None and time.monotonic() >= deadline and len(known.networks) >= LEAST:
+                say(f"profile: stopped after {number} of {variants} prunings, its time is up")
+                break
             observed = observe(place, random_pruning(net, groups, number, seed), size, seconds)
             known.add(label, size, observed)
             say(f"profile: {number + 1} of {variants} prunings, this one takes {observed.whole.median_ms:.2f} ms")

@@ -231,7 +231,8 @@ class Chain:
         left = self.job.left()
         if left is not None and left / self.point.to_come < int8_seconds(self.job, given.latency_ms):
             return given.refused(INT8, "no time was left for it")
-        return quantised(self.job, self.point, given, name)
+        to_follow = 2 if name == AS_TRAINED and self.settings.prunes else 1  # pruning may want the other half
+        return quantised(self.job, self.point, given, name, self.job.deadline(1 / (to_follow * self.point.to_come)))
 
     def _before_int8(self, given: Made) -> float | None:
         """In seconds of ``time.monotonic``, when pruning must end so that int8 has its time."""

@@ -71,10 +71,15 @@ class Job:
         """Seconds left for training; ``None`` for no bound."""
         return None if self.end is None else max(0.0, self.end - time.monotonic())
 
+    def seconds(self, share: float) -> float | None:
+        """This share of the seconds that are left, all of them at most; ``None`` for no bound."""
+        left = self.left()
+        return None if left is None else min(1.0, share) * left
+
     def deadline(self, share: float) -> float | None:
         """In seconds of ``time.monotonic``, when a stage must end that may take this share of the time that is left."""
-        left = self.left()
-        return None if left is None else time.monotonic() + min(1.0, share) * left
+        seconds = self.seconds(share)
+        return None if seconds is None else time.monotonic() + seconds
 
     @cached_property
     def points(self) -> tuple[Point, ...]:
@@ -105,6 +110,11 @@ class Point:
     """Budgets that share the time left, this one included."""
     part: float = 1.0
     """Of this budget's time, what the race may take."""
+
+    @property
+    def share(self) -> float:
+        """Of all the time that is left, what the race may take: its part, shared with the budgets to come."""
+        return self.part / self.to_come
 
     def race(self, name: str, budget: Budget, part: float) -> Point:
         """One of several races for this budget, in a folder of its own below the point's."""

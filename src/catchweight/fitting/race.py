@@ -117,17 +117,11 @@ def images(job: Job) -> float:
 def _plan(job: Job, route: Route, point: Point, screening: Screening) -> dict[str, Any]:
     """How many epochs, which rungs, how many candidates; fewer of each where the time is short."""
     seconds = [epoch_seconds(job, route, c.arch) for c in screening.allowed]
-    plan = fitting_plan(seconds, job.settings.train.epochs, job.settings.search.eta, _share(job, point))
+    plan = fitting_plan(seconds, job.settings.train.epochs, job.settings.search.eta, job.seconds(point.share))
     point.say(
         f"plan: {plan['candidates']} candidates, rungs at epochs {plan['rungs']}, about {plan['minutes']:.0f} min"
     )
     return plan
-
-
-def _share(job: Job, point: Point) -> float | None:
-    """Seconds for this race: of what is left, shared with the points to come, the part that it may take."""
-    left = job.left()
-    return None if left is None else point.part * left / point.to_come
 
 
 def _search(job: Job, route: Route, point: Point, screening: Screening, plan: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +159,7 @@ def _train_to(
 ) -> float:
     result = train(
         route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
-        until_epoch=until, deadline=job.deadline(point.part / point.to_come), objective=route.objective(arch),
+        until_epoch=until, deadline=job.deadline(point.share), objective=route.objective(arch),
     )  # fmt: skip
     return result.score
 

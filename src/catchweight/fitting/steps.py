@@ -76,25 +76,27 @@ class Made:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long pruning trains; fine-tuning until ``deadline`` at most, in seconds of ``time.monotonic``."""
+    """How long pruning trains; until ``deadline`` at most, in seconds of ``time.monotonic``."""
 
     steps: int
     epochs: int
     deadline: float | None = None
 
 
-def quantised(job: Job, point: Point, given: Made, name: str) -> Made:
+def quantised(job: Job, point: Point, given: Made, name: str, deadline: float | None = None) -> Made:
     """``given`` in int8, if that is measured faster and within tolerance.
 
     Args:
         name: of the folder; the same one goes on.
+        deadline: of a fine-tuning, in seconds of ``time.monotonic``.
     """
     settings = job.settings.compress
     folder = point.run.path(COMPRESSED, name)
     try:
         result = quantize(
             point.run.path(given.folder, "model.onnx"), job.data, target=job.target, tolerance=settings.tolerance,
-            folder=folder, settings=settings.int8, checkpoint=point.run.path(given.model), say=point.say,
+            folder=folder, settings=settings.int8, checkpoint=point.run.path(given.model),
+            deadline=deadline, say=point.say,
         )  # fmt: skip
     except StorageError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -44,6 +45,7 @@ def quantize(
     settings: QuantizeSettings | None = None,
     checkpoint: Path | None = None,
     timer: Timer | None = None,
+    deadline: float | None = None,
     say: Say = print,
 ) -> QuantizeResult:
     """Quantise a trained network to int8 after training, and keep it only where it pays.
@@ -64,6 +66,8 @@ def quantize(
         size: (H, W) to export a network for; a checkpoint knows its own.
         checkpoint: the network behind an .onnx file, to be fine-tuned where ``settings`` ask for that.
         timer: times two files against each other; default: in turns on ``target``. For a device that is elsewhere.
+        deadline: in seconds of ``time.monotonic``; fine-tuning ends with the epoch during which it passes, and does not
+            begin after it.
         say: receives progress lines.
 
     Returns:
@@ -85,7 +89,7 @@ def quantize(
         _same_classes(trials, opened)
         result = _Verdict(trials, tolerance, say).reach()
         if result.too_coarse and trainable is not None:
-            result = _after_tuning(trials, result, trainable, tolerance, say)
+            result = _after_tuning(trials, result, trainable, tolerance, deadline, say)
         write_json(folder / "int8.verdict.json", result.to_json())
         for leftover in (*folder.glob("attempt.*n*"), *folder.glob("tuned/attempt.*n*")):
             if leftover.suffix in (".onnx", ".json"):
@@ -245,15 +249,21 @@ class _Verdict:
 
 
 def _after_tuning(
-    trials: Trials, refused: QuantizeResult, trainable: SegmentationNet | Path, tolerance: float, say: Say
-) -> QuantizeResult:
+    trials: Trials, refused: QuantizeResult, trainable: SegmentationNet | Path, tolerance: float,
+    deadline: float | None, say: Say,
+) -> QuantizeResult:  # fmt: skip
     """Fine-tune, and try again; held against the score and the file of the network as it was."""
     settings, folder = trials.settings, trials.folder / "tuned"
+    if deadline is not None and time.monotonic() >= deadline:
+        return replace(refused, reason=f"{refused.reason}; no time was left for fine-tuning")
     net = trainable if isinstance(trainable, SegmentationNet) else load_network(trainable)[0]
     say(f"int8: {refused.reason.removeprefix('refused, the float file stays: ')}; {settings.tune_epochs} epochs of "
         "quantisation-aware fine-tuning")  # fmt: skip
     size = trials.segmenter.size
-    model = tuned(net, trials.data, size, folder, epochs=settings.tune_epochs, lr=settings.tune_lr, cache=trials.cache)
+    model = tuned(
+        net, trials.data, size, folder, epochs=settings.tune_epochs, lr=settings.tune_lr, cache=trials.cache,
+        deadline=deadline,
+    )  # fmt: skip
     file = folder / "float.onnx"
     if not (file.exists() and file.with_suffix(".json").exists()):
         better, meta = load_network(model)

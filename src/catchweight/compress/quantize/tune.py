@@ -145,6 +145,7 @@ def tuned(
     epochs: int,
     lr: float,
     cache: PixelCache | None = None,
+    deadline: float | None = None,
 ) -> Path:
     """Train ``net`` on, rounded, distilled from itself as it was; ``folder/model.pt``. Killed, it goes on.
 
@@ -153,6 +154,7 @@ def tuned(
         data: has the splits "train" and "val".
         size: input (H, W).
         epochs, lr: of this training; it is short, and its learning rate low.
+        deadline: in seconds of ``time.monotonic``; the epoch during which it passes is the last one.
     """
     path = folder / "model.pt"
     if not path.exists():
@@ -161,7 +163,10 @@ def tuned(
         )
         objective = QuantAware(Distiller(net))
         student = copy.deepcopy(net).train()
-        copy_file(train(student, data, recipe, folder / "train", cache=cache, objective=objective).best, path)
+        done = train(
+            student, data, recipe, folder / "train", cache=cache, objective=objective, deadline=deadline
+        )  # fmt: skip
+        copy_file(done.best, path)
     return path
 
 
