@@ -1,7 +1,8 @@
 """Distillation for segmentation: a small student gains from a better teacher's class probabilities at each pixel.
 
-Claim check: the same student, recipe and batches with and without a teacher. The deliberately broken arm has a teacher
-of the same architecture that was never trained: if it helped as much, it would not be the teacher's knowledge.
+Claim check: the same student, recipe and batches with and without a teacher, which sees the images finer. The
+deliberately broken arm has a teacher of the same architecture that was never trained: if it helped as much, it would
+not be the teacher's knowledge.
 """
 
 from __future__ import annotations
@@ -33,8 +34,12 @@ class Protocol:
     teacher_seed: int = 100
     """One teacher serves all seeds."""
     terms: DistillTerms = field(default_factory=DistillTerms)
-    recipe: Recipe = finetune().model_copy(update={"epochs": 8, "eval_every": 8, "tensorboard": False})
-    teacher_epochs: int = 20
+    recipe: Recipe = finetune().model_copy(
+        update={"epochs": 30, "eval_every": 30, "size": (96, 128), "tensorboard": False}
+    )
+    teacher_size: tuple[int, int] = (144, 192)
+    """Input (H, W) of the teacher: it knows more than the student can see. With eight epochs, at 180x240 for both, the
+    gain was +0.26 in a trial."""
 
 
 FULL = Protocol()
@@ -43,7 +48,7 @@ QUICK = Protocol(
     teacher="timm/test_resnet+fpn:width=16",
     seeds=(0,),
     recipe=FULL.recipe.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4, "size": (96, 128)}),
-    teacher_epochs=2,
+    teacher_size=(128, 160),
 )
 
 
@@ -51,16 +56,16 @@ def check(context: CheckContext) -> Verdict:
     """See the module."""
     protocol = QUICK if context.quick else FULL
     weights = offline_weights(context, protocol.student)
-    long = protocol.recipe.model_copy(update={"epochs": protocol.teacher_epochs, "eval_every": protocol.teacher_epochs})
+    finer = protocol.recipe.model_copy(update={"size": protocol.teacher_size})
     made = _maker(context, protocol.teacher, weights)
-    taught = trained_score(context, "teacher", protocol.teacher_seed, made, long)
+    taught = trained_score(context, "teacher", protocol.teacher_seed, made, finer)
 
     def arm(name: str, teacher: Callable[[], SegmentationNet] | None) -> Callable[[int], float]:
         student = _maker(context, protocol.student, weights)
 
         def objective() -> Distiller:
             assert teacher is not None, "only arms with a teacher have an objective"
-            return Distiller(teacher(), protocol.terms)
+            return Distiller(teacher(), protocol.terms, protocol.teacher_size)
 
         wanted = objective if teacher else None
         return lambda seed: trained_score(context, name, seed, student, protocol.recipe, objective=wanted)
@@ -88,7 +93,7 @@ def _verdict(protocol: Protocol, trial: PairedTrial, broken: PairedTrial, taught
         "networks": {"student": protocol.student, "teacher": protocol.teacher, "weights": weights},
         "terms": protocol.terms.model_dump(mode="json"),
         "recipe": protocol.recipe.model_dump(mode="json"),
-        "teacher_epochs": protocol.teacher_epochs,
+        "teacher_size": list(protocol.teacher_size),
     }
     return Verdict(claim, control, figures, protocol.seeds)
 
