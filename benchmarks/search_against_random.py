@@ -12,7 +12,8 @@ For each seed two arms on one data set, target, space and recipe:
 Cost is counted in passes of the training images through one network, forward and backward, so that no clock decides:
 a supernet's epoch counts one for each member of a step (a shared batch once), a scored member a third of a pass for
 each image looked at. All are trained for the same epochs, and random search is given the rest as a whole member.
-Latency is measured on the target. The hypervolume is that of latency below the loosest budget, times val mIoU.
+Latency is measured on the target, in the end of all members of both arms in turns, since a machine's pace differs
+between two hours by more than the arms do. The hypervolume is that of latency below the loosest budget, times val mIoU.
 
 ``--run FOLDER`` takes a finished one-shot ``fit`` instead of a seed; its supernet and its exploration are the search's.
 ``--beside NAME`` trains published networks for the same epochs, for the table. Killed, the same command goes on.
@@ -46,7 +47,7 @@ from catchweight.run import Run
 from catchweight.search.one_shot import CALIBRATION_IMAGES, SCORED_IMAGES
 from catchweight.search.reach import factor_over
 from catchweight.spaces.whole import label, size_of
-from catchweight.targets import Target
+from catchweight.targets import Target, interleaved
 from catchweight.train import train
 from catchweight.train.supernet import Sandwich
 
@@ -54,6 +55,8 @@ BAR = 1.1
 """What the ratio of the hypervolumes is asked to be, mean of three seeds."""
 FORWARD = 1 / 3
 """Cost of a pass without its backward half."""
+SECONDS = 4.0
+"""Time limit of each member when all are measured in turns."""
 DRAWN = 200
 """Random members whose latency is predicted for a budget, at least."""
 PUBLISHED = ("fasterseg_student", "eseg_lite_s", "ffnet_22s_bcc_mobile")
@@ -167,6 +170,22 @@ def near(route: RandomRoute, budget: Budget, draws: int) -> list[Candidate]:
     return sorted(within, key=lambda c: -min(USED, factor_over(without_unpredictable(budget), c.cost)))
 
 
+def together(route: RandomRoute, fronts: Sequence[Front], path: Path) -> list[Front]:
+    """Both arms' members with their latency as measured in turns with each other; kept in ``path``."""
+    members = once(c for front in fronts for c in front.candidates)
+    if not path.exists():
+        target, nets = route.job.target, (route.network(c.arch) for c in members)
+        sessions = [target.prepare(net, size_of(c.arch)) for c, net in zip(members, nets, strict=True)]
+        found = interleaved(sessions, SECONDS)
+        write_json(path, {label(c.arch): m.to_json() for c, m in zip(members, found, strict=True)})
+    ms = {name: float(value["median_ms"]) for name, value in read_json(path).items()}
+
+    def again(candidate: Candidate) -> Candidate:
+        return replace(candidate, cost=replace(candidate.cost, latency_ms=ms[label(candidate.arch)]))
+
+    return [Front(tuple(map(again, front.candidates))) for front in fronts]
+
+
 def beside(job: Job, names: Sequence[str], epochs: int, folder: Path) -> list[Candidate]:
     """Published networks at the largest input size, trained for as long."""
     found = []
@@ -265,7 +284,9 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         count = math.ceil(cost.total / asked.epochs)
         print(f"{name}: the search cost {cost.total:.0f} passes; {count} random members", flush=True)
         place = asked.out / f"random-{name.split()[-1]}"
-        drawn = random_arm(random_job(job, place), count, asked.epochs)
+        other = random_job(job, place)
+        drawn = random_arm(other, count, asked.epochs)
+        found, drawn = together(RandomRoute(other), (found, drawn), place / "together.json")
         rows[name] = compare(found, drawn, job.budgets, cost, asked.epochs)
         if not known:
             named = beside(job, asked.beside, asked.epochs, asked.out / "beside")

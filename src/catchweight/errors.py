@@ -30,6 +30,10 @@ class StorageError(CatchweightError):
     """
 
 
+class DivergedError(CatchweightError):
+    """A training whose loss or weights became infinite or NaN: a finding about its network and recipe."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
     """The error for a name nobody knows: lists what is known, nearest match first.
 

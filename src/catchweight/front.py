@@ -63,6 +63,10 @@ class Arch(Mapping[str, Any]):
 class Candidate:
     """An architecture with its cost and, once trained, its score; ``note`` says what became of it.
 
+    Attributes:
+        estimated: the score is one with inherited weights, at a predicted cost: a hint, no promise. Such a candidate
+            is no point of a front.
+
     Raises:
         CatchweightError: the score is infinite or not a number; without a score it is ``None``.
     """
@@ -72,6 +76,7 @@ class Candidate:
     score: float | None = None
     note: str = ""
     epochs: int = 0
+    estimated: bool = False
 
     def __post_init__(self) -> None:
         if self.score is not None and not math.isfinite(self.score):
@@ -88,6 +93,7 @@ class Candidate:
             "score": self.score,
             "note": self.note,
             "epochs": self.epochs,
+            **({"estimated": True} if self.estimated else {}),
         }
 
     @classmethod
@@ -99,6 +105,7 @@ class Candidate:
             values.get("score"),
             values.get("note", ""),
             values.get("epochs", 0),
+            values.get("estimated", False),
         )
 
 
@@ -107,7 +114,8 @@ class Front:
     """Candidates of one search; ``points`` are the non-dominated ones in latency and score.
 
     Every question takes the cost quantities it is asked in, by their budget names (``latency``, ``memory``...).
-    Candidates without a score, or without a value of one of these quantities, take no part in the answer.
+    Candidates without a score, or without a value of one of these quantities, take no part in the answer, nor do those
+    whose score is estimated.
     """
 
     candidates: tuple[Candidate, ...] = field(default_factory=tuple)
@@ -137,7 +145,7 @@ class Front:
 
     def best(self, budget: Budget | None = None) -> Candidate | None:
         """The highest score among those the budget allows; the faster one of equals."""
-        scored = (c for c in self.candidates if c.score is not None)
+        scored = (c for c in self.candidates if c.score is not None and not c.estimated)
         allowed = [c for c in scored if budget is None or budget.allows(c.cost)]
         return max(allowed, key=lambda c: (_score(c), -_latency_or_worst(c)), default=None)
 
@@ -223,7 +231,9 @@ class Front:
         return [
             c
             for c in self.candidates
-            if c.score is not None and all(measured(name, c.cost) is not None for name in quantities)
+            if c.score is not None
+            and not c.estimated
+            and all(measured(name, c.cost) is not None for name in quantities)
         ]
 
 

@@ -24,6 +24,7 @@ from catchweight.search.gradient import co_search
 from catchweight.search.screen import Screening
 from catchweight.spaces.fasterseg import Part
 from catchweight.train.checkpoints import load_state
+from catchweight.train.distill import network_hash
 from formula_target import formula
 
 pytestmark = pytest.mark.timeout(600)
@@ -137,6 +138,21 @@ def test_each_budget_has_a_search_of_its_own_and_time_is_shared(scenes, tmp_path
         for name in ("10000ms", "5000ms")
     ]
     assert windows == pytest.approx([9600, 4800])
+
+
+def test_each_budget_has_a_teacher_of_its_own(scenes, tmp_path):
+    """Also where both searches read off one student: it is trained for each, by the teacher found with it."""
+    run = tmp_path / "run"
+    tiny_fit(scenes, run, ["latency<=20s", "latency<=15s"], extra=["search.gradient.search_epochs=1"])
+    teachers = {
+        name: network_hash(load_network(run / "co-search" / f"{name}000ms" / "teacher.pt")[0]) for name in ("20", "15")
+    }
+    for name, teacher in teachers.items():
+        about = load_state(run / "points" / f"latency-{name}s" / "train" / "last.pt")["identity"]["objective"]
+        assert about["teacher"]["hash"] == teacher
+    fronts = {path: path.read_text() for path in run.rglob("front.json")}
+    tiny_fit(scenes, run, ["latency<=20s", "latency<=15s"], extra=["search.gradient.search_epochs=1"])
+    assert {path: path.read_text() for path in run.rglob("front.json")} == fronts
 
 
 def test_where_no_student_makes_the_budget_the_smallest_network_stands_in(finished, scenes, monkeypatch):

@@ -45,6 +45,19 @@ def test_fewer_members_than_wanted_are_raced_as_they_are(route: RandomRoute) -> 
     assert all(70 <= (c.cost.latency_ms or 0.0) <= 100 for c in found)
 
 
-def test_where_none_is_near_the_budget_it_is_said(route: RandomRoute) -> None:
-    with pytest.raises(CatchweightError, match="of 20 random members none needs 70% to 100% of latency<=1s"):
-        list(route._drawn(Budget.parse("latency<=1s")))
+def test_where_none_needs_most_of_the_budget_those_nearest_to_it_are_raced(route: RandomRoute) -> None:
+    found = [c.cost.latency_ms for c in route._drawn(Budget.parse("latency<=1s"))]
+    assert len(found) == 20
+    assert found == sorted(found, reverse=True)
+
+
+def test_where_none_is_within_the_budget_it_is_said(route: RandomRoute) -> None:
+    with pytest.raises(CatchweightError, match="of 20 random members none is within latency<=0.001ms"):
+        list(route._drawn(Budget.parse("latency<=0.001ms")))
+
+
+def test_a_wide_headroom_leaves_members_to_race(route: RandomRoute) -> None:
+    route.settings = route.settings.model_copy(update={"headroom": 0.5})
+    found = [c.cost.latency_ms for c in route._drawn(Budget.parse("latency<=100ms"))]
+    assert found
+    assert all(35 <= ms <= 50 for ms in found)

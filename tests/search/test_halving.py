@@ -50,6 +50,17 @@ def test_the_best_survives_and_each_rung_keeps_its_share(scores):
     assert [c.score for c in front.candidates] == scores
 
 
+def test_one_that_diverges_is_out_without_a_score_and_the_others_go_on():
+    front = successive_halving(
+        field(4), lambda c, epochs: -math.inf if c.arch["index"] < 2 else float(c.arch["index"]), rungs=[1, 3, 9], eta=2
+    )
+    assert [c.score for c in front.candidates] == [None, None, 2.0, 3.0]
+    assert "diverged" in front.candidates[0].note
+    assert front.best().arch["index"] == 3
+    none = successive_halving(field(2), lambda c, epochs: -math.inf, rungs=[1, 3])
+    assert [c.score for c in none.candidates] == [None, None]
+
+
 def test_a_killed_search_goes_on_without_repeating_finished_work(tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db"
     calls: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ from catchweight.files import read_json
 from catchweight.front import Arch, Candidate, Front
 from catchweight.train.supernet import Sandwich
 from conftest import REPOSITORY
-from formula_target import formula
+from formula_target import exact, formula
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +73,7 @@ def test_both_arms_at_toy_size_cost_the_same_and_go_on(
         "--epochs", "1", "--threads", "1", "--weights", "none", "--beside", "timm/test_efficientnet+fpn",
         *(part for key, value in settings.items() for part in ("--set", f"{key}={value}")),
     ]  # fmt: skip
+    monkeypatch.setattr(bench, "interleaved", exact)
     with formula():
         done = bench.run(bench.parsed(words))
         row = done["rows"]["seed 0"]

@@ -50,6 +50,7 @@ def features(channels: int, side: int = 9) -> torch.Tensor:
         (lambda: Kernel([3, 4]), "kernels are odd"),
         (lambda: Resolution([0.0, 1.0]), "positive shares"),
         (lambda: Width([8, 16], tie=Width([8, 16, 24])), "equally many options"),
+        (lambda: Kernel([5, 3], tie=Width([16, 32])), r"paired one by one and must ascend, but got \[5, 3\]"),
         (lambda: Depth([nn.Identity()], least=2), "least from 0 to 1"),
         (lambda: OneOf(train=nn.Identity()), 'cannot be called "train"'),
         (lambda: ElasticConv(3, 8, 2), "kernels are odd"),

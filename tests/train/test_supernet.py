@@ -13,7 +13,7 @@ from catchweight.errors import UsageError
 from catchweight.nets import build_network
 from catchweight.spaces import ElasticPyramid
 from catchweight.tasks.losses import LossConfig, SegmentationLoss
-from catchweight.train.supernet import Sandwich, recalibrate, resized
+from catchweight.train.supernet import Sandwich, SupernetStep, recalibrate, resized
 
 SIZES = ((64, 64), (64, 96))
 
@@ -78,6 +78,25 @@ def test_uniform_sampling_trains_random_members_alone_on_the_labels(space, membe
         with torch.no_grad(), space.activate(arch):
             expected += float(loss(space.train_logits(x), masks[part])) / (members if share else 1)
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("members", [3, 5, 6, 7, 11])
+def test_a_shared_batch_counts_once_however_many_members_share_it(space, members: int) -> None:
+    """The weights of the parts add up to one, and every image is seen."""
+    step = SupernetStep(
+        space, SegmentationLoss(LossConfig(aux=0.0)), Sandwich(rule="uniform", members=members, share_batch=True)
+    )
+    seen: list[int] = []
+
+    def learn(arch, x, masks, teacher):
+        seen.append(len(x))
+        return torch.ones(())
+
+    step._learn = learn
+    images, masks = batch()
+    assert float(step(images, masks)) == pytest.approx(1.0)
+    assert len(seen) == members
+    assert sum(seen[: len(images)]) == len(images)
 
 
 def test_uniform_sampling_leaves_the_rest_of_the_supernet_alone(space) -> None:

@@ -97,12 +97,15 @@ def _summary(merged: Front, points: Sequence[Candidate], quantities: Sequence[st
 
     axes = ", ".join((*quantities, "score"))
     lines = [f"{len(points)} of {len(merged.candidates)} candidates are on the front in {axes}"]
+    if estimated := sum(c.estimated for c in merged.candidates):
+        lines.append(f"{estimated} are only estimated, not trained alone: they are no part of it")
     if not points:
         return lines
     for name in quantities:
         knee = merged.knee(name)
         lines.append(f"knee in {name}: {arch_words(knee.arch) if knee else 'none (it needs three points and a bend)'}")
-    worst = {q: max(measured(q, c.cost) or 0.0 for c in merged.candidates if c.score is not None) for q in quantities}
+    trained = [c for c in merged.candidates if c.score is not None and not c.estimated]
+    worst = {q: max(measured(q, c.cost) or 0.0 for c in trained) for q in quantities}
     reference = Cost(**{QUANTITIES[q].field: value for q, value in worst.items()})
     return [*lines, _volume(merged, reference)]
 

@@ -17,13 +17,14 @@ import torch
 from ..budget import Budget
 from ..data.loading import Batch
 from ..errors import UsageError
-from ..files import copy_file
+from ..files import copy_file, read_json, write_json
 from ..front import Arch, Candidate
 from ..nets import SegmentationNet, build_network, load_network
+from ..nets.fasterseg import OPS
 from ..search.gradient import CoSearchResult, CoSearchSettings, PhaseSettings, aimed, co_search, pretrain
 from ..search.gradient.cosearch import student_latency, supernet
 from ..search.halving import counted
-from ..search.reach import CostOf
+from ..search.reach import CostOf, Reach, reach
 from ..search.screen import Screening, stored_costs
 from ..spaces.fasterseg import FasterSegSpace, MeasuredTimes
 from ..targets.latency.observe import observable
@@ -44,6 +45,8 @@ PART_S = 0.05
 
 class GradientRoute(SpaceRoute):
     """Candidates are the students that a co-search read off, trained from random weights; see :class:`.Route`."""
+
+    hint = "take a smaller --size, or race known networks with --set search.strategy=whole"
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -75,24 +78,31 @@ class GradientRoute(SpaceRoute):
         smallest = self.stand_in(point)
         return replace(screening, allowed=(replace(smallest, arch=self._named(smallest.arch)),))
 
-    def others(self) -> Iterable[Candidate]:
+    def others(self, point: Point) -> Iterable[Candidate]:
         note = "supernet score at the table's latency, not trained alone"
-        for result in self._results().values():
-            yield from (replace(c, note=note) for c in result.front(self.job.base).candidates if c.score is not None)
+        students = CoSearchResult.load(self._folder(point.budget) / "result.json").front(self.job.base).candidates
+        return (replace(c, note=note, estimated=True) for c in students if c.score is not None)
 
     def network(self, arch: Arch) -> SegmentationNet:
         train_ = self.job.settings.train
         torch.manual_seed(train_.seed)
         return build_network(arch["network"], self.job.classes, aux=train_.loss.aux > 0).train()
 
-    def objective(self, arch: Arch) -> Objective | None:
-        """Distillation from the teacher that was found in the same search."""
+    def objective(self, arch: Arch, point: Point) -> Objective | None:
+        """Distillation from the teacher that was found in the point's search."""
         if not self.how.distill:
             return None
-        for folder, result in self._results().items():
-            if arch["network"] in {c.arch["network"] for c in result.front(self.job.base).candidates}:
-                return Distiller(load_network(folder / "teacher.pt")[0], DistillTerms(kl=self.how.distill))
-        return None
+        teacher, _ = load_network(self._folder(point.budget) / "teacher.pt")
+        return Distiller(teacher, DistillTerms(kl=self.how.distill))
+
+    def look_ahead(self, budget: Budget, cost: CostOf | None = None) -> Reach:
+        """Skips leave maps large, so that the smallest member made of zoomed convolutions may be the faster one."""
+        smallest = self.space.smallest()
+        zoomed = Arch(**{name: "zoomed" if value in OPS else value for name, value in smallest.items()})
+        return reach(
+            budget, smallest, self.space.largest(), cost or self.measured, others=(zoomed,),
+            headroom=self.settings.headroom,
+        )  # fmt: skip
 
     @cached_property
     def space(self) -> FasterSegSpace:
@@ -149,10 +159,10 @@ class GradientRoute(SpaceRoute):
         """The co-search under this budget; its plan is kept in its folder, so that it goes on as it was begun."""
         folder = self._folder(point.budget)
         seconds = (self.job.run.result("pretrain-plan") or {})["search_epoch_seconds"]
-        plan = point.run.stage(
-            "co-search-plan",
-            lambda: {"epochs": self._fitting(self.how.search_epochs, seconds, SEARCH_SHARE / point.to_come)},
-        )
+        if not (folder / "plan.json").exists():
+            planned = self._fitting(self.how.search_epochs, seconds, SEARCH_SHARE / point.to_come)
+            write_json(folder / "plan.json", {"epochs": planned})
+        plan = read_json(folder / "plan.json")
         tight = latency_limit(point.budget.tightened(self.settings.headroom))
         assert tight is not None, "checked before the work began"
         weights = self.job.run.path("pretrain", "weights.pt")
@@ -260,11 +270,6 @@ class GradientRoute(SpaceRoute):
 
     def _folder(self, budget: Budget) -> Path:
         return self.job.run.path("co-search", f"{latency_limit(budget):g}ms")
-
-    def _results(self) -> dict[Path, CoSearchResult]:
-        """Every finished search by its folder."""
-        files = sorted(self.job.run.path("co-search").glob("*/result.json"))
-        return {file.parent: CoSearchResult.load(file) for file in files}
 
     def _named(self, arch: Arch) -> Arch:
         """A member under the name of its network, as all candidates of this route are."""

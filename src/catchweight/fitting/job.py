@@ -16,6 +16,7 @@ from ..data import SegmentationData, open_data
 from ..data.cache import PixelCache
 from ..errors import CatchweightError, UsageError
 from ..run import Run
+from ..search.blackbox.store import open_storage
 from ..spaces.segmentation import Size
 from ..targets import Target
 from ..train import Recipe
@@ -163,6 +164,8 @@ def prepare(
     place = Target.parse(target, threads=threads)
     _refuse_conversion(place)
     _check_compression(settings, budgets, place)
+    if settings.search.storage:
+        open_storage(settings.search.storage)  # a wrong address is told now, not after the supernet's training
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data), seed=seed)
     base = size or native_size(opened)
     request = {

@@ -80,7 +80,8 @@ class OneShotRoute(SpaceRoute):
         """The best members by supernet score that make the budget, and published networks beside them, measured."""
         members = self.finalists(point, sorted(self._explored.candidates, key=lambda c: -(c.score or 0.0)))
         beside = self._beside(point)
-        return Screening(members.allowed + beside.allowed, members.dropped + beside.dropped)
+        first, others = members.allowed[:1], members.allowed[1:]  # where the time is short the last ones are left out
+        return Screening(first + beside.allowed + others, members.dropped + beside.dropped)
 
     def _beside(self, point: Point) -> Screening:
         job, none = self.job, Screening((), ())
@@ -97,16 +98,16 @@ class OneShotRoute(SpaceRoute):
             point.say(f"screen: beside them none, {error}")
             return none
 
-    def others(self) -> Iterable[Candidate]:
+    def others(self, point: Point) -> Iterable[Candidate]:
         note = "supernet score at predicted latency, not trained alone"
-        return (replace(c, note=note) for c in self._explored.points)
+        return (replace(c, note=note, estimated=True) for c in self._explored.points)
 
     def network(self, arch: Arch) -> SegmentationNet:
         if self._published is None or "network" not in arch:
             return self.score.member(arch).train()
         return published(self.job, self._published, arch)
 
-    def objective(self, arch: Arch) -> Objective | None:
+    def objective(self, arch: Arch, point: Point) -> Objective | None:
         """For members distillation from the largest one, which sees the images at their largest."""
         if not self.settings.distill or "network" in arch:
             return None
@@ -147,7 +148,7 @@ class OneShotRoute(SpaceRoute):
             fitting = self._affordable(left)
             if fitting <= LEAST_EPOCHS < epochs:
                 job.say(f"supernet: {TOO_SHORT}")
-            epochs = max(LEAST_EPOCHS, min(epochs, fitting))
+            epochs = max(min(LEAST_EPOCHS, epochs), min(epochs, fitting))
         job.say(f"supernet: {epochs} epochs, about {epochs * seconds / 60:.0f} min")
         return {"epochs": epochs, "epoch_seconds": round(seconds, 2)}
 
@@ -206,7 +207,7 @@ class OneShotRoute(SpaceRoute):
         self.score(self.space.largest())
         seconds, left = time.monotonic() - begun, job.left()
         if left is not None:
-            count = max(LEAST_EVALUATIONS, min(count, int(EXPLORE_SHARE * left / seconds)))
+            count = max(min(LEAST_EVALUATIONS, count), min(count, int(EXPLORE_SHARE * left / seconds)))
         job.say(f"explore: {count} members by {self.settings.explore}, at most {count * seconds / 60:.0f} min")
         return {"evaluations": count}
 

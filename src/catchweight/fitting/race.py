@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,8 @@ from ..data.loading import EvalLoader
 from ..deploy.export import export
 from ..deploy.roofline import file_rooflines
 from ..deploy.verify import verify
-from ..errors import CatchweightError
-from ..files import copy_file, copy_folder, sqlite_url, write_json
+from ..errors import CatchweightError, DivergedError
+from ..files import copy_file, copy_folder, digest, sqlite_url, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network
 from ..report.watch import remaining
@@ -43,14 +44,14 @@ class Route(Protocol):
             CatchweightError: none is within the budget; by how much the nearest misses it.
         """
 
-    def others(self) -> Iterable[Candidate]:
-        """What else is known of the space, for the front: scored, but not trained alone."""
+    def others(self, point: Point) -> Iterable[Candidate]:
+        """What else is known of the space, for the point's front: scored, but not trained alone."""
 
     def network(self, arch: Arch) -> SegmentationNet:
         """A candidate with the weights that its training begins from."""
 
-    def objective(self, arch: Arch) -> Objective | None:
-        """What its training optimises besides the recipe's loss."""
+    def objective(self, arch: Arch, point: Point) -> Objective | None:
+        """What its training optimises besides the recipe's loss, in a race for this point."""
 
     def longest_epoch(self) -> float:
         """Seconds of an epoch of a large candidate, for estimates."""
@@ -70,7 +71,9 @@ def race(job: Job, route: Route, point: Point, *, blocks: bool = True) -> Candid
     plan = run.stage("plan", lambda: _plan(job, route, point, screening))
     front = Front.from_json(run.stage("search", lambda: _search(job, route, point, screening, plan)))
     winner = front.best(point.budget)
-    assert winner is not None, "the race trains at least one candidate within the budget"
+    if winner is None:
+        run.forget("search")
+        raise CatchweightError("every candidate's training diverged: use a lower --set train.lr, in a fresh folder")
     say(f"train: {label(winner.arch)}, the best of {len(screening.allowed)}")
     trained = run.stage("train", lambda: _train(job, route, point, winner, plan["epochs"]))
     exported = run.stage("export", lambda: _export(job, point, winner))
@@ -80,7 +83,7 @@ def race(job: Job, route: Route, point: Point, *, blocks: bool = True) -> Candid
     final = Candidate.from_json(measured)
     if blocks:
         run.stage("blocks", lambda: told_blocks(job, point))
-    _write_front(run.path("front.json"), front, final, route.others())
+    _write_front(run.path("front.json"), front, final, route.others(point))
     return final
 
 
@@ -95,9 +98,9 @@ def load_screening(values: dict[str, Any]) -> Screening:
     )
 
 
-def epoch_seconds(job: Job, route: Route, arch: Arch) -> float:
+def epoch_seconds(job: Job, route: Route, arch: Arch, objective: Objective | None = None) -> float:
     """Estimated seconds of one epoch with its evaluation, from one timed step."""
-    return network_epoch_seconds(job, route.network(arch), size_of(arch), route.objective(arch))
+    return network_epoch_seconds(job, route.network(arch), size_of(arch), objective)
 
 
 def network_epoch_seconds(
@@ -116,7 +119,7 @@ def images(job: Job) -> float:
 
 def _plan(job: Job, route: Route, point: Point, screening: Screening) -> dict[str, Any]:
     """How many epochs, which rungs, how many candidates; fewer of each where the time is short."""
-    seconds = [epoch_seconds(job, route, c.arch) for c in screening.allowed]
+    seconds = [epoch_seconds(job, route, c.arch, route.objective(c.arch, point)) for c in screening.allowed]
     plan = fitting_plan(seconds, job.settings.train.epochs, job.settings.search.eta, job.seconds(point.share))
     point.say(
         f"plan: {plan['candidates']} candidates, rungs at epochs {plan['rungs']}, about {plan['minutes']:.0f} min"
@@ -132,8 +135,12 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
         nonlocal best
         name = label(candidate.arch)
         point.say(f"search: {name} to epoch {epochs}")
-        folder = _race_folder(job, candidate.arch, plan["epochs"])
-        score = _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+        folder = _race_folder(job, route, point, candidate.arch, plan["epochs"])
+        try:
+            score = _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+        except DivergedError as error:
+            point.say(f"search: {name} is out, {error}")
+            return -math.inf
         best = max(best, score)
         left = remaining(point.run)
         point.say(
@@ -159,19 +166,21 @@ def _train_to(
 ) -> float:
     result = train(
         route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
-        until_epoch=until, deadline=job.deadline(point.share), objective=route.objective(arch),
+        until_epoch=until, deadline=job.deadline(point.share), objective=route.objective(arch, point),
     )  # fmt: skip
     return result.score
 
 
-def _race_folder(job: Job, arch: Arch, epochs: int) -> Path:
-    """Shared by all points: what two budgets have in common is trained once."""
-    return job.run.path("search", f"{label(arch)}-{epochs}")
+def _race_folder(job: Job, route: Route, point: Point, arch: Arch, epochs: int) -> Path:
+    """Shared by all points: what two budgets have in common is trained once, unless their teachers differ."""
+    objective = route.objective(arch, point)
+    taught = "" if objective is None else f"-{digest(objective.describe())}"
+    return job.run.path("search", f"{label(arch)}-{epochs}{taught}")
 
 
 def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int) -> dict[str, Any]:
     """Go on from where the race left the winner, to the end of its schedule."""
-    searched, folder = _race_folder(job, winner.arch, epochs), point.run.path("train")
+    searched, folder = _race_folder(job, route, point, winner.arch, epochs), point.run.path("train")
     if not folder.exists():
         copy_folder(searched, folder)
     score = _train_to(job, route, point, winner.arch, folder, epochs)

@@ -11,10 +11,11 @@ from ..budget import Budget
 from ..errors import CatchweightError
 from ..front import Arch, Candidate
 from ..nets import SegmentationNet
+from ..search.reach import factor_over
 from ..search.screen import Screening
 from ..train.step import Objective
 from .job import Point
-from .space_route import SpaceRoute, predicted_within
+from .space_route import SpaceRoute, predicted_within, without_unpredictable
 
 USED = 0.7
 """Share of a budget that a random member must at least need: far below it, it is beaten by being small."""
@@ -31,7 +32,7 @@ class RandomRoute(SpaceRoute):
     def candidates(self, point: Point) -> Screening:
         return self.finalists(point, self._drawn(point.budget), self.settings.most)
 
-    def others(self) -> Iterable[Candidate]:
+    def others(self, point: Point) -> Iterable[Candidate]:
         return ()
 
     def network(self, arch: Arch) -> SegmentationNet:
@@ -39,7 +40,7 @@ class RandomRoute(SpaceRoute):
         torch.manual_seed(self.job.settings.train.seed)
         return self.space.subnet(arch, "inherited" if self.space.inherits else "fresh").train()
 
-    def objective(self, arch: Arch) -> Objective | None:
+    def objective(self, arch: Arch, point: Point) -> Objective | None:
         return None
 
     def minutes(self) -> dict[str, float]:
@@ -47,21 +48,30 @@ class RandomRoute(SpaceRoute):
         return {"training": len(self.job.budgets) * 2 * epochs * self.alone_seconds() / 60}
 
     def _drawn(self, budget: Budget) -> Iterator[Candidate]:
-        """Random members predicted to need most of the budget, in the order drawn.
+        """Random members predicted to need most of the budget, in the order drawn; where there is none, those that
+        need most of it.
 
         Raises:
-            CatchweightError: there is none at all. Few are raced as they are.
+            CatchweightError: there is none within the budget. Few are raced as they are.
         """
+        cheap: list[Candidate] = []
         found = 0
         tight, rng = budget.tightened(self.settings.headroom), random.Random(self.job.settings.train.seed)
         for _ in range(MOST_DRAWN):
             arch = self.space.sample(rng)
-            cost = self.predicted(arch)
-            if predicted_within(tight, cost, 1.0) and not predicted_within(budget.tightened(1 - USED), cost, 1.0):
-                found += 1
-                yield Candidate(arch, cost)
-        if not found:
+            candidate = Candidate(arch, self.predicted(arch))
+            if not predicted_within(tight, candidate.cost, 1.0):
+                continue
+            if predicted_within(tight.tightened(1 - USED), candidate.cost, 1.0):
+                cheap.append(candidate)
+                continue
+            found += 1
+            yield candidate
+        if not found and not cheap:
             raise CatchweightError(
-                f"of {MOST_DRAWN} random members none needs {USED:.0%} to 100% of {budget}: "
-                "use --set search.strategy=one-shot, which looks for them"
+                f"of {MOST_DRAWN} random members none is within {budget}: use --set search.strategy=one-shot, which "
+                "looks for them"
             )
+        if not found:
+            known = without_unpredictable(tight)
+            yield from sorted(cheap, key=lambda c: -factor_over(known, c.cost))

@@ -46,6 +46,12 @@ MOST_MEASURED = 12
 class SpaceRoute:
     """A search space, its members' predicted and measured cost, and the choice of finalists by them."""
 
+    hint = (
+        "add smaller input sizes with --set search.scales=[...], or race known networks with "
+        "--set search.strategy=whole"
+    )
+    """What else helps where no member makes a budget."""
+
     def __init__(self, job: Job) -> None:
         settings = job.settings.search
         if settings.space not in SPACES:
@@ -73,7 +79,7 @@ class SpaceRoute:
             CatchweightError: it does not make it either; by how much.
         """
         nearest = self.look_ahead(point.budget)
-        nearest.check(self.job.target)
+        nearest.check(self.job.target, self.hint)
         point.say("screen: none makes the budget; the smallest network of the space stands in")
         return nearest.nearest
 
@@ -128,7 +134,7 @@ class SpaceRoute:
             cost_of = stored_costs(self._plain, job.target, Path(store), job.say, job.budgets)
             found = [self.look_ahead(budget, cost_of) for budget in job.searched]
         for ahead in found:
-            ahead.check(job.target)
+            ahead.check(job.target, self.hint)
         minutes = {"profile": self.profiling_minutes(), **self.minutes()}
         return {
             "space": self.space_text(),
@@ -168,7 +174,7 @@ class SpaceRoute:
         for ahead in found:
             self.job.say(f"reach: {ahead}")
         for ahead in found:
-            ahead.check(self.job.target)
+            ahead.check(self.job.target, self.hint)
         return {
             "space": self.space_text(),
             "reach": list(map(str, found)),

@@ -70,13 +70,13 @@ class WholeRoute:
         point.say(f"screen: {len(kept)} candidates within the budget, {len(dropped)} dropped")
         return Screening(tuple(kept), dropped)
 
-    def others(self) -> Iterable[Candidate]:
+    def others(self, point: Point) -> Iterable[Candidate]:
         return ()
 
     def network(self, arch: Arch) -> SegmentationNet:
         return published(self.job, self.space, arch)
 
-    def objective(self, arch: Arch) -> Objective | None:
+    def objective(self, arch: Arch, point: Point) -> Objective | None:
         return None
 
     def longest_epoch(self) -> float:

@@ -213,6 +213,7 @@ def _scene(front: Front, budgets: Sequence[Budget], baselines: Baselines, quanti
         for name, found in baselines.items()
     }
     drawn = _drawable(front, quantity)
+    estimated = tuple(c for c in drawn if c.estimated)
     best = tuple(dict.fromkeys(c for budget in budgets if (c := front.best(budget)) is not None and c in drawn))
     knee = front.knee(quantity)
     looks = _BASELINE_LOOKS * (1 + len(others) // len(_BASELINE_LOOKS))
@@ -224,7 +225,16 @@ def _scene(front: Front, budgets: Sequence[Budget], baselines: Baselines, quanti
             else _Series(name, found, *look, size=13, filled=False)
             for (name, found), look in zip(others.items(), looks, strict=False)
         ),
-        _Series("dominated", tuple(c for c in drawn if c not in points), BLUE, "o", "circle", 7, filled=False),
+        _Series("estimated, not trained alone", estimated, TWILIGHT, "x", "x", 5),
+        _Series(
+            "dominated",
+            tuple(c for c in drawn if c not in points and not c.estimated),
+            BLUE,
+            "o",
+            "circle",
+            7,
+            filled=False,
+        ),
         _Series("knee", (knee,) if knee else (), RED, "s", "square", 14, filled=False),
         _Series("best in budget", best, ORANGE, "*", "star", 17),
         _Series("front", points, BLUE, "o", "circle", steps=True),

@@ -52,8 +52,8 @@ def front_so_far(run: Run) -> Front:
     if any(candidate.score is not None for candidate in known.candidates):
         return known
     races = [Run(path.parent) for path in sorted(run.folder.glob("compress/*/run.json")) if _is_race(path.parent)]
-    if races:
-        found = Front().merge(*map(front_so_far, races)).candidates
+    if races or run.points:
+        found = Front().merge(*map(front_so_far, (*races, *run.points))).candidates
         return Front(tuple(replace(c, note="so far") if c.note == "chosen" else c for c in found))
     scores = {
         int(trial.params.get("candidate", trial.number)): max(trial.intermediate_values.items())
@@ -64,7 +64,7 @@ def front_so_far(run: Run) -> Front:
     raced = tuple(_scored(c, *scores[n]) if n in scores else c for n, c in enumerate(known.candidates))
     explored = run.found("explored.json")
     members = Front.read(explored).candidates if explored.exists() else ()
-    return Front((*raced, *(replace(c, note=c.note or SUPERNET_NOTE) for c in members)))
+    return Front((*raced, *(replace(c, note=c.note or SUPERNET_NOTE, estimated=True) for c in members)))
 
 
 def _is_race(folder: Path) -> bool:

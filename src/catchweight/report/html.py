@@ -239,7 +239,11 @@ def interactive(
         Plain JSON values; empty if there is no candidate with a score and a cost.
     """
     offered = known or front
-    names = [name for name in QUANTITIES if len(offered.points_in(name)) > (name != "latency")]
+    estimates = [c for c in offered.candidates if c.estimated]
+    names = [
+        name for name in QUANTITIES
+        if len(offered.points_in(name)) + sum(name in c.cost.stated() for c in estimates) > (name != "latency")
+    ]  # fmt: skip
     if not names:
         return {}
     shown = {name: front_figure(front, budgets=budgets, baselines=baselines, quantity=name) for name in names}

@@ -67,10 +67,10 @@ _STYLE: dict[Any, Any] = {
 def front(
     candidates: Sequence[Candidate], on_front: Collection[Candidate], chosen: Candidate | None, limits: Sequence[float]
 ) -> str:
-    """Latency against score, budgets as lines; what was never trained lies on the ground, as crosses.
+    """Latency against score, budgets as lines; what has no score lies on the ground, as crosses.
 
     Args:
-        candidates: with a measured latency.
+        candidates: with a latency; that of estimated ones is predicted.
         on_front: those of them that are not dominated.
         chosen: the winner, if there is one.
         limits: in ms.
@@ -90,7 +90,9 @@ def front(
         said = ""
         if chosen in scored and chosen is not None:
             said = f"; the chosen network has {_score(chosen):.3f} mIoU at {_ms(chosen):.2f} ms"
-        return _svg(figure, "front", f"{len(scored)} trained candidates by latency and mIoU{said}")
+        guessed = sum(c.estimated for c in scored)
+        counted = f"{len(scored) - guessed} trained {f'and {guessed} estimated ' if guessed else ''}candidates"
+        return _svg(figure, "front", f"{counted} by latency and mIoU{said}")
 
 
 def search_history(evaluations: Sequence[Evaluation]) -> str:
@@ -252,8 +254,10 @@ def _draw_scored(
     best = sorted((_ms(c), _score(c)) for c in scored if c in on_front)
     if len(best) > 1:
         axes.plot(*zip(*best, strict=True), color=BLUE, linewidth=1.2, alpha=0.55, drawstyle="steps-post")
+    behind = [c for c in scored if c not in on_front and c != chosen]
     groups = (
-        ([c for c in scored if c not in on_front and c != chosen], "o", BLUE, PAPER, 6, "dominated"),
+        ([c for c in behind if c.estimated], "x", MUTED, MUTED, 4.5, "estimated, not trained alone"),
+        ([c for c in behind if not c.estimated], "o", BLUE, PAPER, 6, "dominated"),
         ([c for c in scored if c in on_front and c != chosen], "o", BLUE, BLUE, 6.5, "on the front"),
         ([c for c in scored if c == chosen], "*", ORANGE, ORANGE, 15, "chosen"),
     )

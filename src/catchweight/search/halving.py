@@ -20,7 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ..front import Candidate, Front
 
 Evaluate = Callable[[Candidate, int], float]
-"""(candidate, epochs) -> score after training to ``epochs`` in all; going on where the last call stopped."""
+"""(candidate, epochs) -> score after training to ``epochs`` in all, going on where the last call stopped; ``-inf`` if
+the training diverged."""
 
 
 class SynchronousHalving(optuna.pruners.BasePruner):
@@ -74,7 +75,7 @@ def successive_halving(
         say: receives one line per event.
 
     Returns:
-        Every candidate with the score and epochs of its last rung.
+        Every candidate with the score and epochs of its last rung, without a score where it diverged.
     """
     rule = SynchronousHalving(eta)
     study = _open_study(storage, rule)
@@ -86,14 +87,23 @@ def successive_halving(
             break
         for index in alive:
             score = _score_at(study, numbers[index], epochs, partial(evaluate, candidates[index], epochs))
-            results[index] = replace(results[index], score=score, epochs=epochs)
-        alive = _cut(study, rule, numbers, alive, epochs, last=epochs == rungs[-1])
+            results[index] = _scored(results[index], score, epochs)
+        going_on = _cut(study, rule, numbers, alive, epochs, last=epochs == rungs[-1])
+        alive = [index for index in going_on if results[index].score is not None]
         for index, result in enumerate(results):
             if index not in alive and not result.note:
                 results[index] = replace(result, note=f"stopped after {counted(epochs)}")
+        if not alive:
+            break
         if epochs != rungs[-1]:
             say(f"after {counted(epochs)} {len(alive)} of {len(candidates)} go on")
     return Front(tuple(results))
+
+
+def _scored(candidate: Candidate, score: float, epochs: int) -> Candidate:
+    if math.isfinite(score):
+        return replace(candidate, score=score, epochs=epochs)
+    return replace(candidate, score=None, epochs=epochs, note="its training diverged")
 
 
 def counted(epochs: int) -> str:

@@ -22,6 +22,9 @@ from ..targets import count_macs
 CostOf = Callable[[Arch], Cost]
 """Measures a member on the target, or tells what was measured before."""
 
+HINT = "add smaller input sizes with --set search.scales=[...], faster networks with --set search.networks=[...]"
+"""What else helps where no known network makes a budget."""
+
 _UPWARDS = Context(prec=3, rounding=ROUND_UP)
 
 
@@ -62,16 +65,18 @@ class Reach:
         """The least budget, to three digits, that the nearest member makes with the headroom."""
         return Budget(tuple(_raised(limit, self.nearest.cost, self.headroom) for limit in self.budget.limits))
 
-    def check(self, target: object = "the target") -> None:
+    def check(self, target: object = "the target", hint: str = HINT) -> None:
         """Do nothing if the budget can be reached.
+
+        Args:
+            hint: what else could help, for the message.
 
         Raises:
             CatchweightError: it cannot; tells the nearest member, how far off it is and what would have to be allowed.
         """
         if not self.reachable:
             raise CatchweightError(
-                f"no network of the space makes the budget {self.budget} on {target}: {self}; or add smaller input "
-                "sizes with --set search.scales=[...], faster networks with --set search.networks=[...]"
+                f"no network of the space makes the budget {self.budget} on {target}: {self}; or {hint}"
             )
 
     def __str__(self) -> str:

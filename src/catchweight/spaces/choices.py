@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import UsageError
 
 Option = TypeVar("Option")
+Number = TypeVar("Number", int, float)
 State = tuple[int, Tensor | None]
 
 
@@ -110,6 +111,18 @@ class Choice(Generic[Option]):
         self.leader._index, self.leader._probabilities = state
 
 
+def _ascending(options: Sequence[Number], tie: Choice[Any] | None) -> Sequence[Number]:
+    """Sorted, as slices and centres want them.
+
+    Raises:
+        UsageError: tied options are in another order, which pairs them with the leader's: sorting would pair them anew.
+    """
+    ordered = sorted(options)
+    if tie is not None and list(options) != ordered:
+        raise UsageError(f"tied options are paired one by one and must ascend, but got {list(options)}")
+    return ordered
+
+
 class Width(Choice[int]):
     """Number of channels: a narrow layer uses the leading slice of the widest one's weights (slimmable networks, Yu et
     al., ICLR 2019). Options are sorted."""
@@ -117,7 +130,7 @@ class Width(Choice[int]):
     kind = "width"
 
     def __init__(self, options: Sequence[int], name: str | None = None, tie: Choice[Any] | None = None) -> None:
-        super().__init__(sorted(options), name, tie)
+        super().__init__(_ascending(options, tie), name, tie)
         if self.options[0] < 1:
             raise UsageError(f"widths are positive numbers of channels, but got {list(self.options)}")
 
@@ -153,7 +166,7 @@ class Kernel(Choice[int]):
         *,
         transform: bool = False,
     ) -> None:
-        super().__init__(sorted(options), name, tie)
+        super().__init__(_ascending(options, tie), name, tie)
         self.transform = transform
         if self.options[0] < 1 or any(option % 2 == 0 for option in self.options):
             raise UsageError(f"kernels are odd, so that they share a centre, but got {list(self.options)}")
@@ -165,7 +178,7 @@ class Resolution(Choice[float]):
     kind = "resolution"
 
     def __init__(self, options: Sequence[float], name: str | None = None, tie: Choice[Any] | None = None) -> None:
-        super().__init__(sorted(options), name, tie)
+        super().__init__(_ascending(options, tie), name, tie)
         if self.options[0] <= 0:
             raise UsageError(f"resolutions are positive shares of the input's side, but got {list(self.options)}")
 

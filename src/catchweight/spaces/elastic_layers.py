@@ -284,8 +284,16 @@ def _normalised(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
         norm.num_batches_tracked.add_(1)
     return F.batch_norm(
         x, norm.running_mean[:width], norm.running_var[:width], norm.weight[:width], norm.bias[:width],
-        norm.training, 0.1 if norm.momentum is None else norm.momentum, norm.eps,
+        norm.training, _momentum(norm), norm.eps,
     )  # fmt: skip
+
+
+def _momentum(norm: nn.BatchNorm2d) -> float:
+    """``None`` is the plain mean over all batches since the last reset."""
+    if norm.momentum is not None:
+        return norm.momentum
+    assert norm.num_batches_tracked is not None
+    return 1.0 / max(1, int(norm.num_batches_tracked))
 
 
 def _sliced_norm(norm: nn.BatchNorm2d, width: int) -> nn.BatchNorm2d:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..data import SegmentationData
-from ..errors import CatchweightError, StorageError
+from ..errors import CatchweightError, DivergedError, StorageError
 from ..nets import SegmentationNet
 from ..nets.tensor_file import write_tensors
 from .ema import Ema
@@ -165,7 +165,7 @@ def all_finite(weights: Sequence[Tensor]) -> bool:
 
 def _require_finite(weights: Sequence[Tensor], progress: Progress) -> None:
     if not all_finite(weights):
-        raise CatchweightError(
+        raise DivergedError(
             f"weights became infinite or NaN in epoch {progress.epoch + 1}, step {progress.step}. The last good "
             "checkpoint is kept: train with a lower lr or with clip=1 in a fresh folder"
         )

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..errors import CatchweightError
+from ..errors import DivergedError
 from ..nets import SegmentationNet
 from ..tasks.losses import SegmentationLoss
 from .checkpoints import Progress
@@ -83,13 +83,13 @@ class LossWatch:
         """Look at every loss that waits.
 
         Raises:
-            CatchweightError: a loss is NaN or infinite; names the epoch, the step and the batch's files.
+            DivergedError: a loss is NaN or infinite; names the epoch, the step and the batch's files.
         """
         values = torch.stack([loss for loss, *_ in self._pending]).tolist() if self._pending else []
         for value, (_, epoch, step, ids) in zip(values, self._pending, strict=True):
             if value != value or abs(value) == float("inf"):
                 named = ", ".join(self.files.get(name, name) for name in ids)
-                raise CatchweightError(
+                raise DivergedError(
                     f"the loss became {value} in epoch {epoch + 1}, step {step + 1}, on the images "
                     f"{named}. The last good checkpoint is kept: look at these images, or train with a "
                     "lower lr or with clip=1 in a fresh folder"

@@ -96,17 +96,19 @@ class SupernetStep(nn.Module):
         # Drawn from torch's generator, which the loop seeds for each step: a resumed step draws the same members.
         rng = random.Random(int(torch.randint(2**62, (1,))))
         drawn = [self.net.sample(rng) for _ in range(self.how.members)]
-        cut = list(self._cut(x, masks, teacher, max(1, len(drawn)) if self.how.share_batch else 1))
+        shares = self.how.share_batch and bool(drawn)
+        cut = list(self._cut(x, masks, teacher, min(len(drawn), len(x)) if shares else 1))
+        turns = len(drawn) / len(cut) if shares else 1.0  # more members than images: a part serves several of them
         for number, arch in enumerate(drawn):
             part = cut[number % len(cut)]
-            total = total + len(part[0]) / len(x) * self._learn(arch, *part)
+            total = total + len(part[0]) / len(x) / turns * self._learn(arch, *part)
         return total
 
     @staticmethod
     def _cut(x: Tensor, masks: Tensor, teacher: Tensor | None, parts: int) -> Iterator[Part]:
-        """The batch in parts of about equal size."""
-        taught = [None] * parts if teacher is None else teacher.chunk(parts)
-        yield from zip(x.chunk(parts), masks.chunk(parts), taught, strict=False)
+        """The batch in so many parts of about equal size."""
+        taught = [None] * parts if teacher is None else teacher.tensor_split(parts)
+        yield from zip(x.tensor_split(parts), masks.tensor_split(parts), taught, strict=True)
 
     def _teach(self, x: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of the largest member, and its logits (B, K, h, w) for the others."""

@@ -26,7 +26,7 @@ from ...errors import CatchweightError
 from ...front import Arch, Candidate
 from ...spaces.decisions import Decisions
 from ..strategy import Problem
-from .store import open_storage
+from .store import open_storage, without_password
 from .worker import Watch, describe, elsewhere
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -198,7 +198,8 @@ class Ledger:
         if known != request:
             key = next(key for key in request if known.get(key) != request[key])
             raise CatchweightError(
-                f'{self._problem.storage} holds a search "{self._problem.name}" with {key}={known.get(key)!r}, '
+                f'{without_password(self._problem.storage)} holds a search "{self._problem.name}" with '
+                f"{key}={known.get(key)!r}, "
                 f"not {request[key]!r}: use another storage or name, or the same settings to go on"
             )
 

@@ -16,6 +16,15 @@ CREATION_TRIES = 5
 SQLITE_TIMEOUT_S = 60
 
 
+def without_password(where: str | Path | None) -> str:
+    """The storage for messages, without the password of a URL."""
+    if where is None or "://" not in str(where):
+        return str(where)
+    from sqlalchemy.engine import make_url
+
+    return make_url(str(where)).render_as_string(hide_password=True)
+
+
 def open_storage(where: str | Path | None) -> optuna.storages.BaseStorage:
     """Optuna storage at a path (journal file) or URL (database); ``None``: in memory.
 

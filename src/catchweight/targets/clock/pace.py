@@ -7,8 +7,6 @@ up to twice as long in half of all seconds. The reference kernels, run before an
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import CatchweightError
-from ...files import cache_folder, read_json, write_json
+from ...files import cache_folder, digest, read_json, write_json
 
 TOLERANCE = 1.07
 """A turn counts while the reference kernel takes at most this many times its usual time."""
@@ -48,9 +46,8 @@ class UsualPace:
 
     def __init__(self, kernel: str, processor: str, threads: int, folder: Path | None = None) -> None:
         about = {"kernel": kernel, "processor": processor, "threads": threads, "cores": os.cpu_count()}
-        key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
         self._about = about
-        self._path = (folder or cache_folder("pace")) / f"{key}.json"
+        self._path = (folder or cache_folder("pace")) / f"{digest(about)}.json"
         self._before = self._kept()
 
     @property

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CatchweightError
-from ...files import cache_folder, read_json, write_json
+from ...files import cache_folder, digest, read_json, write_json
 from ..target import Target
 from .observe import Observation
 
@@ -168,8 +166,7 @@ def device_peak(target: Target, folder: Path | None = None, *, again: bool = Fal
         CatchweightError: the target cannot run the two probes.
     """
     fingerprint = target.fingerprint()
-    key = hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:16]
-    path = (folder or cache_folder("roofline")) / f"{key}.json"
+    path = (folder or cache_folder("roofline")) / f"{digest(fingerprint)}.json"
     if path.exists() and not again:
         kept = read_json(path)
         if isinstance(kept, dict) and kept.get("fingerprint") == fingerprint:
