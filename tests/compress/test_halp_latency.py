@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from catchweight.compress import METHODS, Groups, OutOfReachError, find_groups
 from catchweight.compress.allocate import Problem
@@ -74,6 +75,32 @@ def test_signatures_at_any_widths_are_those_of_the_pruned_network(name: str) -> 
     assert [block.signature for block in blocks(reshaped(whole, changed))] == wanted
     assert costs.signatures(widths) == wanted
     assert costs.total(widths) == count_macs(net, SIZE)
+
+
+class Squeezed(nn.Module):
+    """A convolution under squeeze and excitation whose code reads the channels off the map, so that a recorded graph
+    has their number written into it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 32, 3, padding=1)
+        self.gate = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 32), nn.Sigmoid())
+        self.head = nn.Conv2d(32, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(self.stem(x).relu())
+        b, c, _, _ = x.size()
+        return self.head(x * self.gate(x.mean((2, 3)).view(b, c)).view(b, c, 1, 1))
+
+
+def test_numbers_written_into_a_recorded_graph_are_read_off_a_pruned_copy() -> None:
+    net = Squeezed()
+    groups = find_groups(net)
+    assert {"conv", "gate.0"} <= set(groups.widths)
+    costs = ChannelCosts(net, groups.groups, SIZE, MACS)
+    groups.prune(net, {"conv": range(20), "gate.0": range(3)})
+    assert costs.total({"conv": 20, "gate.0": 3}) == count_macs(net, SIZE)
 
 
 def test_reshaping_leaves_the_trace_as_it_was(ffnet: tuple[SegmentationNet, Groups, ChannelCosts]) -> None:

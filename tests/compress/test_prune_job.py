@@ -28,7 +28,7 @@ from catchweight.nets import SegmentationNet, build_network, load_network, save_
 from catchweight.nets.shrink import shapes
 from catchweight.targets import Target
 from catchweight.targets.runtimes.quantized import is_quantized
-from catchweight.train import finetune, train
+from catchweight.train import Distiller, finetune, train
 from formula_target import formula
 
 SIZE = (64, 64)
@@ -84,7 +84,7 @@ def pruned(
     def call() -> None:
         prune(
             net, data, target, f"latency<={limit:.6f}ms", RECIPE, folder / "prune", settings=SETTINGS, variants=0,
-            table=table, say=say, quiet=True,
+            table=table, objective=Distiller(net, size=SIZE), say=say, quiet=True,  # as the command does
         )  # fmt: skip
 
     with pytest.raises(KeyboardInterrupt):
@@ -189,11 +189,20 @@ def test_any_module_is_pruned_saved_and_loaded(
         return F.cross_entropy(scores, labels if scores.dim() == 2 else labels[:, None, None].expand(4, *SIZE))
 
     limit = 0.5 * target.measure(net, SIZE, seconds=1).median_ms
+    net.stem.requires_grad_(False)  # pruned, but not trained
     small, landing = prune_module(
         net, loss, SIZE, target, limit, tmp_path / "run", settings=SETTINGS, variants=0, table=table,
         say=lambda line: None,
     )  # fmt: skip
     assert shapes(net) == shapes(kind())
+    assert landing.met
+    assert {n for n, p in small.named_parameters() if not p.requires_grad} == {
+        "stem.0.weight",
+        "stem.0.bias",
+        "stem.1.weight",
+        "stem.1.bias",
+    }
+    assert torch.equal(small.stem[0].weight, net.stem[0].weight), "the first layer is not pruned, and was frozen"
     assert landing.widths["body.0"][1] < 64 or landing.widths["body.3"][1] < 64
     save_pruned(tmp_path / "small.pt", small, {"labels": ["a", "b", "c"]})
     again, meta = load_pruned(tmp_path / "small.pt", kind)
@@ -264,6 +273,7 @@ def test_a_pruning_whose_time_is_up_ends_on_the_latency(
     assert result.met, result.message
     assert any(line.startswith("profile: stopped after 0 of 50") for line in lines)
     assert any(line.startswith("prune: stopped before step 1") for line in lines)
+    assert "for want of time in 1 of" in result.message
     assert len((tmp_path / "prune" / "finetune" / "metrics.csv").read_text().splitlines()) == 2  # one epoch
 
 

@@ -119,6 +119,22 @@ def test_layers_go_back_to_float_until_the_score_holds(tmp_path: Path, data: Seg
     assert not hopeless.accepted
 
 
+def test_a_mix_that_is_accurate_and_no_longer_faster_is_too_coarse(tmp_path: Path, data: SegmentationData) -> None:
+    """All in int8 it is faster, with as many layers in float as the score asks for it is not: training may help."""
+    path = write(colour_model(blunt=3000), tmp_path / "float.onnx")
+    speeds = iter([1.0])
+
+    def timer(plain: Path, int8: Path) -> Latency:
+        return pace(next(speeds, 5.0))(plain, int8)
+
+    off = QUICK.model_copy(update={"equalise": False, "correct_bias": False, "most_float": 1.0})
+    found = quantize(path, data, timer=timer, folder=tmp_path / "run", settings=off, say=lambda line: None)
+    assert not found.accepted
+    assert "layers in float, but" in found.reason
+    assert found.too_coarse
+    assert not attempt(tmp_path, data, folder="slow", int8_ms=5.0).too_coarse
+
+
 def test_equalisation_is_taken_where_it_helps(tmp_path: Path, data: SegmentationData) -> None:
     result = attempt(tmp_path, data, blunt=3000)
     assert result.accepted, result.reason

@@ -180,13 +180,15 @@ def test_fine_tuning_ends_with_a_network_like_any_other_and_is_not_done_twice(
 ) -> None:
     net = build_network("timm/test_resnet+fpn:width=16,levels=2-3", 3)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    path = tune.tuned(net, data, (64, 64), tmp_path / "tuned", epochs=1, lr=1e-3)
+    path, epochs = tune.tuned(net, data, (64, 64), tmp_path / "tuned", epochs=2, lr=1e-3, deadline=time.monotonic())
+    assert epochs == 1, "its time was up"
     better, meta = load_network(path)
     assert better.spec == net.spec
     assert any(not torch.equal(value, before[name]) for name, value in better.state_dict().items())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     made = path.stat().st_mtime_ns
-    assert tune.tuned(net, data, (64, 64), tmp_path / "tuned", epochs=1, lr=1e-3).stat().st_mtime_ns == made
+    again = tune.tuned(net, data, (64, 64), tmp_path / "tuned", epochs=2, lr=1e-3)
+    assert (again, path.stat().st_mtime_ns) == ((path, 1), made)
 
 
 def attempt(
@@ -196,13 +198,14 @@ def attempt(
     path = write(colour_model(blunt=3000), tmp_path / "float.onnx")
     asked: list[float] = []
 
-    def made_up(net: object, data: object, size: tuple[int, int], folder: Path, **how: object) -> Path:
+    def made_up(net: object, data: object, size: tuple[int, int], folder: Path, **how: object) -> tuple[Path, int]:
         asked.append(float(str(how["epochs"])))
         folder.mkdir(exist_ok=True)
         facts = {"size": list(size)}
         write(colour_model(blunt=blunt), folder / "float.onnx").with_suffix(".json").write_text(json.dumps(facts))
         (folder / "model.pt").write_bytes(b"")
-        return folder / "model.pt"
+        (folder / "verification.json").write_text(json.dumps({"passed": True}))
+        return folder / "model.pt", 1
 
     monkeypatch.setattr(run, "tuned", made_up)
     monkeypatch.setattr(run, "load_network", lambda path: (None, {}))
@@ -224,7 +227,7 @@ def test_where_int8_falls_short_it_is_tried_again_after_fine_tuning(
     assert result.tuned == tmp_path / "run" / "tuned" / "model.pt"
     assert result.float_file == tmp_path / "float.onnx"
     told = json.loads((tmp_path / "run" / "int8.verdict.json").read_text())
-    assert told["tuned"] == "tuned/model.pt"
+    assert (told["tuned"], told["file"]) == ("tuned/model.pt", "tuned/int8.onnx")
     assert not list((tmp_path / "run").rglob("attempt.onnx"))
 
 

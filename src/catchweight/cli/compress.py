@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 def compress(
     checkpoint: Checkpoint,
     data: Annotated[Path, typer.Option("--data", help="Data set the network was trained on.")],
-    out: Annotated[Path, typer.Option("--out", help="Run folder. The same command again goes on in it.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results. The same command again goes on in it.")],
     prune: Annotated[
         str | None, typer.Option("--prune", metavar="LIMIT", help='Prune channels to a latency, e.g. "latency<=10ms".')
     ] = None,
@@ -60,7 +60,8 @@ def compress(
 
     Pruning removes channels where the device gains most time for the least importance (HALP): the latency falls in
     small steps with training in between, the last one is measured until it is right, then the network is fine-tuned.
-    What comes out is a plain, smaller network: model.pt loads, trains and exports like any other, model.onnx is ready.
+    What comes out is a plain, smaller network: OUT/prune/model.pt loads, trains and exports like any other,
+    OUT/model.onnx is ready, and int8 files are in OUT/int8.
     Only the measured latency counts; if it is missed, the exit code is 1 and nothing is claimed.
 
     For example:  catchweight compress runs/street/model.pt --data camvid --prune "latency<=10ms" --out runs/pruned
@@ -84,6 +85,7 @@ def compress(
         )  # fmt: skip
         network, met = result.file, result.met
         console.print(_widths(result))
+        console.print(f"pruned network: {escape(str(result.file))}")
         _export(result.file, opened, out / "model.onnx", clock)
     if int8:
         _int8(network, opened, out / "int8", how.int8, tolerance, target, threads, wanted, clock)
@@ -122,13 +124,16 @@ def _prune(
     from ..compress import prune
     from ..nets import load_network
     from ..targets import Target as Targets
+    from ..train import Distiller, DistillTerms
 
     net, meta = load_network(checkpoint)
     recipe = settings.train.model_copy(update={"size": size or _size(checkpoint, meta)})
     _require_classes(net, data)
     place = Targets.parse(target, threads=threads)
+    teacher = Distiller(net, DistillTerms(kl=settings.distill), recipe.size) if settings.distill else None
     return prune(
-        net, data, place, limit, recipe, out, settings=settings.prune, variants=variants, table=table, say=clock
+        net, data, place, limit, recipe, out, settings=settings.prune, variants=variants, table=table,
+        objective=teacher, say=clock,
     )  # fmt: skip
 
 

@@ -48,7 +48,7 @@ def descend(
     """A pruned copy of ``net`` whose measured latency is within ``limit`` ms if that can be, and how it came there.
 
     Args:
-        net: trained; left as it is.
+        net: trained; left as it is. What it holds frozen is pruned, but not trained.
         loss_of: the loss of each iteration, for the copy.
         size: (H, W) in pixels at which latency counts.
         recipe: its optimiser and device are used.
@@ -61,7 +61,10 @@ def descend(
         CatchweightError: no channel can be pruned, the latency is out of reach, or the network cannot be traced.
     """
     device = build_fabric(recipe).device
-    subject = copy.deepcopy(net).requires_grad_(True).cpu()
+    subject = copy.deepcopy(net).cpu()
+    trained = {name for name, p in subject.named_parameters() if p.requires_grad}
+    if not trained:  # as networks for inference are
+        subject.requires_grad_(True)
     groups = _groups(subject, size, settings.first)
     aimed = folder / "line.json"
     predictor = pruning_predictor(
@@ -75,6 +78,7 @@ def descend(
     )
     subject.to(device)
     optimizer = build_optimizer(subject, recipe.model_copy(update={"lr": recipe.lr * settings.lr}))
+    subject.requires_grad_(True)  # frozen weights are not trained, but their importance is taken by gradients
     pruner = Pruner(
         subject, groups, costs, loss_of(subject), optimizer, settings, recipe.clip, channels_last=recipe.channels_last
     )
@@ -85,6 +89,8 @@ def descend(
     schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint), deadline)
     landing = land(pruner, scales, line, limit, say)
     write_json(folder / "steps.json", pruner.state.history)
+    for name, parameter in subject.named_parameters():
+        parameter.requires_grad_(not trained or name in trained)
     return subject.cpu().eval(), landing
 
 

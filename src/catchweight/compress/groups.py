@@ -42,15 +42,18 @@ def find_groups(
         first: whether the first convolution may be pruned.
 
     Raises:
-        CatchweightError: the network cannot be traced or run at this size.
+        CatchweightError: the network cannot be traced at this size, or its couplings cannot be read.
     """
     subject = copy.deepcopy(net).cpu().float()
     traced = trace(subject, size)
     stay = dict.fromkeys(keep, "asked to stay") | ({} if first else dict.fromkeys(_first_layers(traced), "first layer"))
     try:
         units = coupled(_with_plain_heads(subject), torch.zeros(2, 3, *size), network_outputs, _channelwise(traced))
-    except Exception as error:  # whatever the network's own code, or Torch-Pruning at the sight of it, raises
-        raise CatchweightError(f"{type(net).__name__} cannot be run at {size[0]}x{size[1]}: {error}") from error
+    except Exception as error:  # whatever Torch-Pruning, which runs the network's own code, raises
+        raise CatchweightError(
+            f"Torch-Pruning cannot read which channels of {type(net).__name__} belong together, though it runs at "
+            f"{size[0]}x{size[1]} ({type(error).__name__}: {error}): it cannot be pruned"
+        ) from error
     groups, fixed = _gathered(units, stay, [name for name, _ in net.named_modules()])
     refused = refuted(subject, groups, size, network_outputs)
     return Groups(tuple(group for group in groups if group.name not in refused), {**fixed, **refused})

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from ..budget import Budget
@@ -45,6 +46,8 @@ class CompressSettings(Config):
     prune: HalpSettings = HalpSettings()
     train: Recipe = finetune()
     int8: QuantizeSettings = QuantizeSettings()
+    distill: float = Field(1.0, ge=0)
+    """Weight of the distillation from the network as it was, in the fine-tuning after pruning; 0 leaves it out."""
 
 
 @dataclass(frozen=True)
@@ -220,10 +223,11 @@ class _Job:
         )  # fmt: skip
         best, meta = load_network(tuned.best)
         measured = verdict(self.net, best, self.target, self.size, self.limit)
+        message = measured.message(tuned.score, start["score"]) + landing.hurried(self.settings.steps)
         result = PruneResult(
             file=self.run.path("model.pt"), limit_ms=self.limit, latency_ms=measured.after_ms,
             latency_before_ms=measured.before_ms, score=tuned.score, score_before=start["score"], kept=landing.share,
-            widths=landing.widths, met=measured.met, message=measured.message(tuned.score, start["score"]),
+            widths=landing.widths, met=measured.met, message=message,
         )  # fmt: skip
         save_network(result.file, best, {**meta, "pruned": result.to_json()})
         write_json(self.run.path("result.json"), result.to_json())

@@ -20,12 +20,29 @@ SECONDS, VERDICT_SECONDS = 2.5, 6.0
 
 @dataclass(frozen=True)
 class Landing:
-    """Where a pruning ended, before fine-tuning: latency as measured, importance kept, units of every group."""
+    """Where a pruning ended, before fine-tuning: latency as measured, importance kept, units of every group.
+
+    Attributes:
+        limit_ms: what was asked for; ``latency_ms`` is above it where no attempt came within it.
+        steps: that were taken, this last one included; fewer than planned where the time was up.
+    """
 
     latency_ms: float
     share: float
     widths: dict[str, tuple[int, int]]
     tried: list[dict[str, float]]
+    limit_ms: float | None = None
+    steps: int | None = None
+
+    @property
+    def met(self) -> bool:
+        return self.limit_ms is None or self.latency_ms <= self.limit_ms
+
+    def hurried(self, planned: int) -> str:
+        """What to tell of steps that were left out; empty where none were."""
+        if self.steps is None or self.steps >= planned:
+            return ""
+        return f"; for want of time in {self.steps} of {planned} steps, the last of which did what those left out would"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -33,7 +50,8 @@ class Landing:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Landing:
         widths = {name: (int(before), int(after)) for name, (before, after) in value["widths"].items()}
-        return cls(value["latency_ms"], value["share"], widths, value["tried"])
+        known = {name: value.get(name) for name in ("limit_ms", "steps")}  # earlier versions told neither
+        return cls(value["latency_ms"], value["share"], widths, value["tried"], **known)
 
 
 def alone(net: nn.Module, target: Target, size: tuple[int, int]) -> Measurement:
@@ -131,7 +149,7 @@ def land(pruner: Pruner, scales: Scales, line: Line, limit: float, say: Say) -> 
     pruner.apply(interval, widths)
     return Landing(
         latency, pruner.state.share, {name: (pruner.full[name], units) for name, units in pruner.groups.widths.items()},
-        [{"latency_ms": ms} for ms, _ in tried],
+        [{"latency_ms": ms} for ms, _ in tried], limit, pruner.state.step + 1,
     )  # fmt: skip
 
 

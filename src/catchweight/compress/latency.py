@@ -17,7 +17,7 @@ from ..targets.latency.predictor import LatencyPredictor
 from ..targets.tracing.blocks import Signature, blocks
 from ..targets.tracing.reshaped import reshaped
 from ..targets.tracing.trace import Trace, trace
-from .channels import ChannelGroup
+from .channels import ChannelGroup, Groups
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -73,7 +73,8 @@ class ChannelCosts:
 
     Every number in a block's signature (channels, groups) is an affine function of the widths. Its coefficients are
     read off once, by taking one unit from each group in turn; afterwards any widths are a matter of arithmetic and of
-    asking the cost model for signatures that were not met before.
+    asking the cost model for signatures that were not met before. The recorded graph is read at other shapes, in
+    milliseconds; where it has numbers written into it, as ``x.view(b, c)`` leaves them, a pruned copy is traced anew.
 
     Args:
         net: with all its units; left as it is.
@@ -83,7 +84,7 @@ class ChannelCosts:
         batch, precision: as the target has them.
 
     Raises:
-        CatchweightError: the network cannot be traced, or its graph has channel numbers written into it.
+        CatchweightError: the network cannot be traced, or its blocks are others when it is pruned.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class ChannelCosts:
         precision: str = "fp32",
     ) -> None:
         self.costs = costs
+        self._subject = (net, tuple(groups), size, batch)
         self.full = {group.name: group.units for group in groups}
         self._cache: dict[Signature, float] = {}
         traced, have = trace(net, size, batch), shapes(net)
@@ -175,10 +177,20 @@ class ChannelCosts:
         return np.array([self._cache[signature] for signature in signatures], dtype=np.float64)
 
     def _reshaped(self, traced: Trace, have: Shapes, gone: Mapping[ChannelGroup, int], precision: str) -> Ints:
-        found = blocks(reshaped(traced, _fewer(have, gone)), precision)
+        try:
+            at_these = reshaped(traced, _fewer(have, gone))
+        except CatchweightError:
+            at_these = self._retraced(gone)
+        found = blocks(at_these, precision)
         if [block.signature.kind for block in found] != [signature.kind for signature in self._blocks]:
             raise CatchweightError("the network's blocks are others when it is pruned; it cannot be predicted")
         return _numbers([block.signature for block in found])
+
+    def _retraced(self, gone: Mapping[ChannelGroup, int]) -> Trace:
+        net, groups, size, batch = self._subject
+        pruned = copy.deepcopy(net)
+        Groups(groups, {}).prune(pruned, {group.name: range(group.units - units) for group, units in gone.items()})
+        return trace(pruned, size, batch)
 
 
 def _fewer(have: Shapes, gone: Mapping[ChannelGroup, int]) -> Shapes:

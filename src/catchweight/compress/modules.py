@@ -54,7 +54,8 @@ def prune_module(
         settings, variants, table: as in :func:`.prune`.
 
     Returns:
-        The pruned copy, on the CPU, and where it landed; :func:`save_pruned` keeps it.
+        The pruned copy, on the CPU, and where it landed; :func:`save_pruned` keeps it. Where no attempt came within
+        the limit, the fastest one is given and its ``met`` is false.
 
     Raises:
         UsageError: the network is quick enough as it is.

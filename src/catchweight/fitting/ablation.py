@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..files import copy_file, write_json
+from ..files import copy_file, read_json, write_json
 from ..front import Candidate, Front
 from ..nets import load_network
 from ..search.halving import counted
@@ -120,13 +120,17 @@ def _undistilled(job: Job, point: Point, pruned: Made, ended: Made) -> dict[str,
     if tuned.status == "stopped":  # trained for less it would tell of the time, not of the distillation
         point.say(f"ablation: without distillation left out, the time was up after epoch {tuned.epochs} of {epochs}")
         return {"skipped": "the time was up"}
-    copy_file(tuned.best, folder / "model.pt")
-    check = exported(job, folder, size)
+    if not (folder / "verification.json").exists():  # exported again, a file need not be the same to the byte
+        copy_file(tuned.best, folder / "model.pt")
+        exported(job, folder, size)
+    check = read_json(folder / "verification.json")
     cost = measured(job, point, folder / "model.onnx", pruned.candidate.cost)
     candidate = replace(pruned.candidate, cost=cost, score=tuned.score)
     made = replace(pruned, folder=name, model=f"{name}/model.pt", candidate=candidate, reason=check["message"])
     in_int8 = INT8 in ended.candidate.arch.get("compressed", ())
-    return (quantised(job, point, made, f"{UNDISTILLED}-int8") if in_int8 else made).to_json()
+    if not in_int8:
+        return made.to_json()
+    return quantised(job, point, made, f"{UNDISTILLED}-int8", job.deadline(1 / point.to_come)).to_json()
 
 
 __all__ = ["ablation", "search_ablation", "without_distillation"]

@@ -153,7 +153,7 @@ class Chain:
         copy_file(model, run.path("model.pt"))
         for name in ("model.onnx", "model.json", "verification.json"):
             copy_file(home / name, run.path(name))
-        training = model.parent / ("finetune" if PRUNE in _done(chosen) else "train")
+        training = model.parent / ("train" if (model.parent / "train").exists() else "finetune")
         for name in ("metrics.csv", "score.json", "examples.png"):
             if (training / name).exists():
                 copy_file(training / name, run.path("train", name))
@@ -237,7 +237,8 @@ class Chain:
     def _before_int8(self, given: Made) -> float | None:
         """In seconds of ``time.monotonic``, when pruning must end so that int8 has its time."""
         deadline = self.job.deadline(1 / self.point.to_come)
-        reserved = int8_seconds(self.job, given.latency_ms) if self.settings.quantises else 0.0
+        step = (self.point.run.result("prune-plan") or {}).get("step_seconds", 0.0)
+        reserved = int8_seconds(self.job, given.latency_ms, step) if self.settings.quantises else 0.0
         return None if deadline is None else deadline - reserved
 
     def _plan(self, given: Made, faster: float) -> dict[str, Any]:

@@ -22,11 +22,16 @@ SCORED = 6
 """Rough number of times that int8 scores the validation images; only used to estimate."""
 
 
-def int8_seconds(job: Job, latency_ms: float) -> float:
-    """Estimated seconds of one attempt at int8 on a network of this latency."""
+def int8_seconds(job: Job, latency_ms: float, step: float = 0.0) -> float:
+    """Estimated seconds of one attempt at int8 on a network of this latency, its fine-tuning included.
+
+    Args:
+        step: seconds of a training step; 0 leaves the fine-tuning out.
+    """
     settings = job.settings.compress.int8
     runs = len(settings.methods) * (settings.images + settings.probe) + SCORED * len(job.data.splits["val"])
-    return INT8_S + 2 * runs * latency_ms / 1000
+    tuning = settings.tune_epochs * step * images(job) / job.settings.train.batch
+    return INT8_S + 2 * runs * latency_ms / 1000 + tuning
 
 
 def planned(job: Job, point: Point, given: Made, limit_ms: float) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def planned(job: Job, point: Point, given: Made, limit_ms: float) -> dict[str, A
     step = step_seconds(net, recipe, job.data.classes, objective=imitation(job, point, given))
     share, left = 1.0, job.left()
     if left is not None:
-        int8 = int8_seconds(job, given.latency_ms) if settings.quantises else 0.0
+        int8 = int8_seconds(job, given.latency_ms, step) if settings.quantises else 0.0
         share = min(1.0, (left / point.to_come - int8 - settings.variants * PROFILED_S) / _training(job, step))
     steps, epochs = int(settings.prune.steps * share), int(settings.epochs * share)
     if steps < min(LEAST_STEPS, settings.prune.steps) or epochs < 1:
@@ -66,7 +71,7 @@ def with_compression(job: Job, plan: dict[str, Any], epoch_seconds: float) -> di
         minutes["fine-tune"] = budgets * settings.epochs * epoch_seconds / 60
     if settings.quantises:
         attempts = 2 if settings.prunes else 1
-        minutes["int8"] = attempts * sum(int8_seconds(job, latency_limit(b) or 0.0) for b in job.searched) / 60
+        minutes["int8"] = attempts * sum(int8_seconds(job, latency_limit(b) or 0.0, step) for b in job.searched) / 60
     if settings.prunes and settings.ablation == "full" and settings.distill:
         minutes["fine-tune without distillation"] = minutes["fine-tune"]
     before = plan.get("minutes in all", known)

@@ -96,7 +96,7 @@ def quantised(job: Job, point: Point, given: Made, name: str, deadline: float | 
         result = quantize(
             point.run.path(given.folder, "model.onnx"), job.data, target=job.target, tolerance=settings.tolerance,
             folder=folder, settings=settings.int8, checkpoint=point.run.path(given.model),
-            deadline=deadline, say=point.say,
+            recipe=job.recipe(size_of(given.candidate.arch), 1), deadline=deadline, say=point.say,
         )  # fmt: skip
     except StorageError:
         raise
@@ -179,7 +179,8 @@ def _keep_as_model(result: QuantizeResult, given: Path, folder: Path) -> None:
     """The int8 file under the name that files have, and what is known of its truth: both its own and the float's."""
     copy_file(result.file, folder / "model.onnx")
     copy_file(result.file.with_suffix(".json"), folder / "model.json")
-    before, check = read_json(given / "verification.json"), result.check or {}
+    home = result.tuned.parent if result.tuned else given
+    before, check = read_json(home / "verification.json"), result.check or {}
     write_json(folder / "verification.json", {
         **before,
         "passed": bool(before["passed"] and check["passed"]),

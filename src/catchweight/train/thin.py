@@ -70,7 +70,7 @@ class Imitator(nn.Module):
         with torch.no_grad():
             target, below = x, x
             for block in self._wide[: level + 1]:
-                target = block(target)
+                target = block.to(x.device)(target)
             if level:
                 below = self.up[level - 1](self.blocks[level - 1](self.below(x, level - 1)))
         inner = self.down[level - 1](below) if level else below

@@ -10,16 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from ...data import ClassSet, SegmentationData, open_data
+from ...data.loading import EvalLoader
 from ...deploy.export import export
 from ...deploy.segmenter import Segmenter
+from ...deploy.verify import verify
 from ...errors import CatchweightError, StorageError, UsageError, unknown
-from ...files import write_json
+from ...files import read_json, write_json
 from ...nets import load_network
 from ...nets.segmentation import SegmentationNet
 from ...run import Run
 from ...targets import Target
 from ...targets.runtimes.quantized import is_quantized
 from ...targets.tracing.graph import fixed_input
+from ...train import Recipe as Training
+from ...train import finetune
 from ..digest import weights_digest
 from .calibrate import METHODS
 from .check import FileCheck
@@ -27,7 +31,7 @@ from .layers import milliseconds
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
 from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
-from .tune import tuned
+from .tune import is_tuned, tuned
 
 Say = Callable[[str], None]
 RUNTIMES = ("onnxruntime:cpu", "openvino:cpu")
@@ -45,6 +49,7 @@ def quantize(
     settings: QuantizeSettings | None = None,
     checkpoint: Path | None = None,
     timer: Timer | None = None,
+    recipe: Training | None = None,
     deadline: float | None = None,
     say: Say = print,
 ) -> QuantizeResult:
@@ -66,6 +71,7 @@ def quantize(
         size: (H, W) to export a network for; a checkpoint knows its own.
         checkpoint: the network behind an .onnx file, to be fine-tuned where ``settings`` ask for that.
         timer: times two files against each other; default: in turns on ``target``. For a device that is elsewhere.
+        recipe: of a fine-tuning; its length, learning rate and size are those of ``settings`` and the file.
         deadline: in seconds of ``time.monotonic``; fine-tuning ends with the epoch during which it passes, and does not
             begin after it.
         say: receives progress lines.
@@ -89,7 +95,7 @@ def quantize(
         _same_classes(trials, opened)
         result = _Verdict(trials, tolerance, say).reach()
         if result.too_coarse and trainable is not None:
-            result = _after_tuning(trials, result, trainable, tolerance, deadline, say)
+            result = _after_tuning(trials, result, trainable, tolerance, recipe or finetune(), deadline, say)
         write_json(folder / "int8.verdict.json", result.to_json())
         for leftover in (*folder.glob("attempt.*n*"), *folder.glob("tuned/attempt.*n*")):
             if leftover.suffix in (".onnx", ".json"):
@@ -115,8 +121,9 @@ class _Verdict:
             return self._refused(latency.verdict, latency)
         kept = self._within_tolerance(recipe, base)
         if kept is None:
-            return self._refused(self._too_coarse(recipe, base), latency, self.trials.score(recipe, base))
-        return self._final(recipe, kept)
+            lost = self._too_coarse(recipe, base)
+            return self._refused(lost, latency, self.trials.score(recipe, base), too_coarse=True)
+        return self._final(recipe, kept, len(kept) > len(base))
 
     def _recipe(self) -> Recipe:
         """The recipe with the smallest logit error, refined one step after the other; the simpler one at a tie."""
@@ -199,8 +206,12 @@ class _Verdict:
             f"{self.tolerance:g} are lost{searched}"
         )
 
-    def _final(self, recipe: Recipe, kept: list[str]) -> QuantizeResult:
-        """Written, measured again as it will be served, and verified."""
+    def _final(self, recipe: Recipe, kept: list[str], slowed: bool) -> QuantizeResult:
+        """Written, measured again as it will be served, and verified.
+
+        Args:
+            slowed: whether more layers stayed in float than speed asked for.
+        """
         trials = self.trials
         path = trials.write(trials.folder / "int8.onnx", recipe, kept)
         latency = trials.latency(path, recipe, kept)
@@ -209,7 +220,7 @@ class _Verdict:
         self.say(f"int8: {check.message}")
         if not latency.faster:
             where = f"within tolerance with {len(kept)} layers in float, but {latency.verdict}"
-            return self._refused(where, latency, score, check)
+            return self._refused(where, latency, score, check, too_coarse=slowed)
         if not check.passed:
             return self._refused(check.message, latency, score, check)
         lost = 100 * (self.float_score - score)
@@ -220,17 +231,19 @@ class _Verdict:
         return self._result(True, path, reason, latency, score, tuple(kept), recipe, check)
 
     def _refused(
-        self, why: str, latency: Latency | None, score: float | None = None, check: FileCheck | None = None
-    ) -> QuantizeResult:
+        self, why: str, latency: Latency | None, score: float | None = None, check: FileCheck | None = None,
+        *, too_coarse: bool = False,
+    ) -> QuantizeResult:  # fmt: skip
         (self.trials.folder / "int8.onnx").unlink(missing_ok=True)
         (self.trials.folder / "int8.json").unlink(missing_ok=True)
         return self._result(
-            False, self.trials.file, f"refused, the float file stays: {why}", latency, score, (), None, check
-        )
+            False, self.trials.file, f"refused, the float file stays: {why}", latency, score, (), None, check,
+            too_coarse=too_coarse,
+        )  # fmt: skip
 
     def _result(
         self, accepted: bool, file: Path, reason: str, latency: Latency | None, score: float | None,
-        kept: tuple[str, ...], recipe: Recipe | None, check: FileCheck | None,
+        kept: tuple[str, ...], recipe: Recipe | None, check: FileCheck | None, too_coarse: bool = False,
     ) -> QuantizeResult:  # fmt: skip
         return QuantizeResult(
             accepted=accepted,
@@ -245,34 +258,41 @@ class _Verdict:
             recipe=recipe,
             check=check.to_json() if check else None,
             folder=self.trials.folder,
+            too_coarse=too_coarse,
         )
 
 
 def _after_tuning(
-    trials: Trials, refused: QuantizeResult, trainable: SegmentationNet | Path, tolerance: float,
+    trials: Trials, refused: QuantizeResult, trainable: SegmentationNet | Path, tolerance: float, recipe: Training,
     deadline: float | None, say: Say,
 ) -> QuantizeResult:  # fmt: skip
     """Fine-tune, and try again; held against the score and the file of the network as it was."""
     settings, folder = trials.settings, trials.folder / "tuned"
-    if deadline is not None and time.monotonic() >= deadline:
+    late = deadline is not None and time.monotonic() >= deadline
+    if late and not is_tuned(folder):
         return replace(refused, reason=f"{refused.reason}; no time was left for fine-tuning")
     net = trainable if isinstance(trainable, SegmentationNet) else load_network(trainable)[0]
     say(f"int8: {refused.reason.removeprefix('refused, the float file stays: ')}; {settings.tune_epochs} epochs of "
         "quantisation-aware fine-tuning")  # fmt: skip
     size = trials.segmenter.size
-    model = tuned(
-        net, trials.data, size, folder, epochs=settings.tune_epochs, lr=settings.tune_lr, cache=trials.cache,
-        deadline=deadline,
+    model, epochs = tuned(
+        net, trials.data, size, folder, epochs=settings.tune_epochs, lr=settings.tune_lr, recipe=recipe,
+        cache=trials.cache, deadline=deadline,
     )  # fmt: skip
     file = folder / "float.onnx"
-    if not (file.exists() and file.with_suffix(".json").exists()):
+    if not (folder / "verification.json").exists():
         better, meta = load_network(model)
         export(better, file, size=size, classes=trials.data.classes, meta=meta)
+        checked = verify(file, better, EvalLoader(trials.data, "val", size, 8, trials.cache), trials.data.classes)
+        write_json(folder / "verification.json", checked.to_json())
+    checked = read_json(folder / "verification.json")
+    if not checked["passed"]:
+        return replace(refused, reason=f"{refused.reason}; nor after fine-tuning: {checked['message']}")
     again = Trials(file, trials.data, trials.target, settings, folder, trials.timer, trials.cache)
     result = _Verdict(again, tolerance, say, refused.float_score).reach()
     if not result.accepted:
         return replace(refused, reason=f"{refused.reason}; nor after fine-tuning: {result.reason}")
-    reason = f"{result.reason}, after {settings.tune_epochs} epochs of quantisation-aware fine-tuning"
+    reason = f"{result.reason}, after {epochs} epochs of quantisation-aware fine-tuning"
     return replace(result, reason=reason, float_file=trials.file, folder=trials.folder, tuned=model)
 
 

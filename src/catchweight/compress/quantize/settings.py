@@ -135,6 +135,7 @@ class QuantizeResult:
         check: the file against its own simulation, as JSON; None when it did not come to that.
         folder: what was tried, and the figures of each attempt (``attempts.json``).
         tuned: the network behind the file where that took quantisation-aware fine-tuning, a checkpoint.
+        too_coarse: refused, though int8 is faster, because too much of the score is lost before too little time is won.
     """
 
     accepted: bool
@@ -150,17 +151,12 @@ class QuantizeResult:
     check: dict[str, Any] | None
     folder: Path
     tuned: Path | None = None
-
-    @property
-    def too_coarse(self) -> bool:
-        """Whether int8 was faster, and refused for its score alone."""
-        faster = self.latency is not None and self.latency.faster
-        return not self.accepted and faster and self.int8_score is not None and self.check is None
+    too_coarse: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
             "accepted": self.accepted,
-            "file": self.file.name,
+            "file": self._inside(self.file),
             "reason": self.reason,
             "latency": self.latency.to_json() if self.latency else None,
             "float_miou": self.float_score,
@@ -169,5 +165,9 @@ class QuantizeResult:
             "kept_float": list(self.kept_float),
             "recipe": asdict(self.recipe) if self.recipe else None,
             "check": self.check,
-            **({"tuned": str(self.tuned.relative_to(self.folder))} if self.tuned else {}),
+            **({"tuned": self._inside(self.tuned)} if self.tuned else {}),
         }
+
+    def _inside(self, path: Path) -> str:
+        """Relative to the folder where it lies in it, else its name."""
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name

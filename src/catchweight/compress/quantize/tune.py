@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...data import SegmentationData
 from ...data.cache import PixelCache
 from ...errors import UsageError
-from ...files import copy_file
+from ...files import copy_file, read_json, write_json
 from ...nets import SegmentationNet
 from ...targets.runtimes.quantized import saturates
 from ...tasks.losses import SegmentationLoss
@@ -144,21 +144,26 @@ def tuned(
     *,
     epochs: int,
     lr: float,
+    recipe: Recipe | None = None,
     cache: PixelCache | None = None,
     deadline: float | None = None,
-) -> Path:
-    """Train ``net`` on, rounded, distilled from itself as it was; ``folder/model.pt``. Killed, it goes on.
+) -> tuple[Path, int]:
+    """Train ``net`` on, rounded, distilled from itself as it was. Killed, it goes on.
 
     Args:
         net: trained; left as it is.
         data: has the splits "train" and "val".
         size: input (H, W).
         epochs, lr: of this training; it is short, and its learning rate low.
+        recipe: whose batches, loss and device are used; default: that of fine-tuning.
         deadline: in seconds of ``time.monotonic``; the epoch during which it passes is the last one.
+
+    Returns:
+        ``folder/model.pt``, and the epochs that it was trained for.
     """
     path = folder / "model.pt"
-    if not path.exists():
-        recipe = finetune().model_copy(
+    if not is_tuned(folder):
+        recipe = (recipe or finetune()).model_copy(
             update={"epochs": epochs, "eval_every": epochs, "lr": lr, "size": size, "tensorboard": False}
         )
         objective = QuantAware(Distiller(net))
@@ -167,7 +172,13 @@ def tuned(
             student, data, recipe, folder / "train", cache=cache, objective=objective, deadline=deadline
         )  # fmt: skip
         copy_file(done.best, path)
-    return path
+        write_json(folder / "tuned.json", {"epochs": done.epochs})
+    return path, int(read_json(folder / "tuned.json")["epochs"])
+
+
+def is_tuned(folder: Path) -> bool:
+    """Whether :func:`tuned` has ended in this folder."""
+    return (folder / "tuned.json").exists()
 
 
 def _axis(layer: nn.Module) -> int:
@@ -175,4 +186,4 @@ def _axis(layer: nn.Module) -> int:
     return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
-__all__ = ["QuantAware", "RoundedStep", "rounded_activation", "rounded_weight", "tuned"]
+__all__ = ["QuantAware", "RoundedStep", "is_tuned", "rounded_activation", "rounded_weight", "tuned"]
