@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help install demo test lint types imports docs check check-claims bench clean
+.PHONY: help install demo test lint types imports docs check check-claims clean
 .DEFAULT_GOAL := help
 
 help:            ## list the targets

@@ -83,10 +83,10 @@ def fit(
 ) -> None:
     """Find, train, export and prove the best network within a budget.
 
-    Learns how fast this target is, trains a supernet that holds thousands of networks, searches it for those that make
-    the budget, measures the best ones on the target and trains them on. The ONNX file is compared with the trained
-    network on the validation images and measured again. The run folder holds every result and report.html; kill it,
-    and the same command goes on.
+    Measures whether the budget can be made at all, trains a supernet that holds billions of networks, times some of
+    them on this target so that the others can be predicted, scores those that make the budget, measures the best ones
+    and trains them on. The ONNX file is compared with the trained network on the validation images and measured again.
+    The run folder holds every result and report.html; kill it, and the same command goes on.
 
     Several --budget give several networks from one search. --size is the largest input considered (default: the size
     of the images). --set search.strategy=whole races published networks instead, as a short --time does by itself;

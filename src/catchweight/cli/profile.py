@@ -118,8 +118,9 @@ def _network(name: str, classes: int, width: float, size: tuple[int, int] | None
 
     if name.endswith(".pt"):
         net, meta = load_network(Path(name))
-        height, across = size or meta["size"]
-        return net, (height, across)
+        size = size or meta.get("size")
+        if size is not None:
+            return net, (int(size[0]), int(size[1]))
     if size is None:
         raise UsageError(f"give the input size at which {name} shall run, e.g. --size 180x240")
     return build_network(name, classes, width=width), size

@@ -16,19 +16,23 @@ console = Console(highlight=False, soft_wrap=True)
 
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folder of a fit; several are compared.")],
-    out: Annotated[Path, typer.Option("--out", help="Where the comparison of several runs goes.")] = Path(
-        "runs/comparison.html"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Where the comparison of several runs goes. Default: runs/comparison.html."),
+    ] = None,
 ) -> None:
     """Write report.html of a run again, finished or not; of several runs, one page with all their fronts."""
+    from ..errors import UsageError
     from ..report.build import write_run_report
     from ..report.compare import write_comparison
     from ..run import Run
 
     folders = [Run(path) for path in runs]
     if len(folders) > 1:
-        console.print(escape(str(write_comparison(folders, out))))
+        console.print(escape(str(write_comparison(folders, out or Path("runs/comparison.html")))))
         return
+    if out is not None:
+        raise UsageError("--out is for a comparison of several runs; the report of one run is written into its folder")
     for run in (*folders[0].points, folders[0]):
         console.print(escape(str(write_run_report(run))))
 
@@ -69,4 +73,6 @@ def watch(
     from ..report.watch import watch as watch_
     from ..run import Run
 
-    watch_(Run(run), port, say=lambda line: console.print(line, markup=False))
+    opened = Run(run)
+    _ = opened.budgets  # raises where it is not the folder of a fit
+    watch_(opened, port, say=lambda line: console.print(line, markup=False))

@@ -123,8 +123,8 @@ def fit(
         size: largest input size (H, W) to consider; default: the size of the first validation image.
         settings: search and training settings; ``set_`` overrides single keys ("train.epochs=10").
         minutes: bound on the whole job, shared among the stages.
-        threads: of the runtime; default: the cores this process may use.
-        weights: of the backbones: "auto", "none", "offline", "hub".
+        threads: of the runtime; default: the physical cores that this process may use.
+        weights: of the backbones: "auto", "none", "offline", "hub", or a file.
         seed: passed down to data split, training order, search and initial weights.
         say: receives progress lines.
 
@@ -237,7 +237,7 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
     if missed:
         reconsider(point) if compress else run.forget("measure")
         raise BudgetMissedError(
-            f"the budget is missed on {job.target}: {'; '.join(missed)} (measured on the exported file). The same "
+            f"the budget is missed on {job.target}: {'; '.join(missed)} (as measured). The same "
             "command measures again, should the machine have been busy; else raise search.headroom "
             "and use a new --run folder"
         )

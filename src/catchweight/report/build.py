@@ -42,6 +42,8 @@ COMPRESSION = ("data", "direct", "relaxed", "choose", "export", FINAL_STAGE)
 BESIDE = "published network"
 """Name on the front of what raced beside the members of a search space."""
 
+NO_PREDICTIONS = "No predictions yet: this is the data set as it was read."
+
 T = TypeVar("T")
 
 
@@ -93,6 +95,7 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
         ablation=reader(lambda: read_input(Ablation, run.path("ablation.json")), None),
         file_bytes=chosen.cost.file_bytes if chosen else None,
         history=reader(lambda: _history(run), ()),
+        trains="the supernet" if _curves(run).parent.name == "supernet" else "the chosen network",
         **reader(lambda: _score(run), {}),
         examples=examples[0],
         examples_note=examples[1],
@@ -101,7 +104,7 @@ def report_data(run: Run, draw: bool = False) -> ReportData:
         verification=reader(lambda: _checked(Verified, run.path("verification.json")), {}),
         data=reader(lambda: _checked(Data, run.found("data.json")), {}),
         stages=reader(lambda: _stages(run), ()),
-        snippets=_snippets(run) if run.path("model.onnx").exists() else (),
+        snippets=reader(lambda: _snippets(run), ()) if run.path("model.onnx").exists() else (),
         config_yaml=reader(lambda: _text(run.path("fit.yaml")), ""),
         environment=reader(lambda: _environment(run), {}),
         sources=reader(lambda: tuple(_sources(run)), ()),
@@ -196,10 +199,14 @@ def _measured(budget: Budget, chosen: Candidate | None) -> str:
     return ", ".join(f"{name} {format_quantity(name, value)}" for name, value in values if value is not None)
 
 
-def _history(run: Run) -> tuple[dict[str, Any], ...]:
-    """Epochs of the final training, or of the supernet's where several budgets share that."""
+def _curves(run: Run) -> Path:
+    """The log of the final training; of the supernet's, where there is no other yet or several budgets share it."""
     own, shared = run.path("train", "metrics.csv"), run.path("supernet", "metrics.csv")
-    path = own if own.exists() else shared
+    return shared if shared.exists() and not own.exists() else own
+
+
+def _history(run: Run) -> tuple[dict[str, Any], ...]:
+    path = _curves(run)
     if not path.exists():
         return ()
     with path.open(newline="", encoding="utf-8") as file:
@@ -238,6 +245,8 @@ def _examples(run: Run, draw: bool) -> tuple[tuple[Example, ...], str]:
     if found:
         note = f"The worst and the best of {known['scored']} validation images, predicted by the exported file."
     training, grid = run.path("train", "examples.png"), run.found("data.png")
+    if not found and (training.exists() or grid.exists()):
+        note = note or ("Validation images, the worst included." if training.exists() else NO_PREDICTIONS)
     if not found and training.exists():
         caption = "Validation images: the worst, the median and the best; image, truth, prediction"
         found.append(Example(caption=caption, images={"": training}))
@@ -290,18 +299,19 @@ def _sources(run: Run) -> list[Source]:
     by = f"catchweight {model.get('version', '?')}, commit {str(model.get('git_commit') or 'unknown')[:12]}"
     data = _json(run.found("data.json"))
     rows = (
-        ("verdict, latency", "latency.json", "the exported file, run on the target with fresh sessions"),
+        ("verdict, latency", "latency.json", f"{_what_runs(run)}, run on the target with fresh sessions"),
         ("front, costs, scores", "front.json", "latency measured on the target unless a note says it was predicted; "
          "parameters and multiply-adds counted from the network"),
         ("mIoU, IoU by class, confusion", "train/score.json", "validation images at the labels' own resolution"),
         ("same network?", "verification.json", "exported file against the trained network, image by image"),
         ("training curves", "train/metrics.csv", "one line an epoch"),
+        ("training curves of the supernet", "supernet/metrics.csv", "one line an epoch"),
         ("search history", "history.json", "in the order found"),
         ("search history", "study.db", "Optuna study: the race of the finalists"),
         ("search history", "explore.journal", "Optuna study: members scored with the supernet's weights"),
         ("blocks", "blocks.json", "ONNX Runtime's profile against the device's measured peaks"),
         ("predicted latency", "predictions.json", "networks that the predictor had not seen"),
-        ("steps of the compression", "chain.json", "each file measured on the target with fresh sessions"),
+        ("steps of the compression", "chain.json", f"each step's {_what_runs(run)} measured with fresh sessions"),
         ("stages left out", "ablation.json", "as the run wrote it"),
         ("baselines", "baselines.json", "as the run wrote it"),
         ("example images", "examples/examples.json", "predicted by the exported file"),
@@ -312,8 +322,19 @@ def _sources(run: Run) -> list[Source]:
     return [Source(figure=f, file=name, how=how) for f, name, how in rows if run.found(*name.split("/")).exists()]
 
 
+def _what_runs(run: Run) -> str:
+    """What a target measures: most run the file, PyTorch's run the network that it was exported from."""
+    return "network, in PyTorch," if str(run.request["target"]).startswith("torch") else "exported file"
+
+
 def _snippets(run: Run) -> tuple[Snippet, ...]:
     file = str(run.path("model.onnx"))
+    threads, data_format = run.request.get("threads"), _json(run.found("data.json")).get("format", "")
+    measure = f"catchweight bench {shlex.quote(file)}" + (f" --threads {threads}" if threads else "")
+    seed = run.request.get("settings", {}).get("train", {}).get("seed", 0)
+    score = f"catchweight eval {shlex.quote(file)} {shlex.quote(str(run.request['data']))}"
+    score += f" --format {shlex.quote(str(data_format))}" if data_format else ""
+    score += f" --seed {seed}" if seed else ""
     python = (
         f"from catchweight import Segmenter\n\nsegment = Segmenter({file!r})\n"
         'mask = segment("photo.jpg")  # (H, W) uint8'
@@ -321,8 +342,8 @@ def _snippets(run: Run) -> tuple[Snippet, ...]:
     return (
         Snippet(title="Python", text=python),
         Snippet(title="Predict", text=f"catchweight predict photos/ --model {shlex.quote(file)} --out predictions"),
-        Snippet(title="Measure", text=f"catchweight bench {shlex.quote(file)}"),
-        Snippet(title="Score", text=f"catchweight eval {shlex.quote(file)} {shlex.quote(str(run.request['data']))}"),
+        Snippet(title="Measure in ONNX Runtime", text=measure),
+        Snippet(title="Score", text=score),
     )
 
 

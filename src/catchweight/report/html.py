@@ -124,7 +124,9 @@ class ReportData(_Facts):
     file_bytes: float | None = None
     """Size of the exported file."""
     history: tuple[dict[str, Any], ...] = ()
-    """One dict per epoch of the final training: epoch, lr, train_loss, val_miou, pixel_accuracy."""
+    """One dict per epoch of a training: epoch, lr, train_loss, val_miou, pixel_accuracy."""
+    trains: str = "the chosen network"
+    """Whose training that is."""
     miou: float | None = None
     pixel_accuracy: float | None = None
     boundary_f: float | None = None

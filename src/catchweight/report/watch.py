@@ -58,7 +58,8 @@ def status_line(run: Run) -> str:
     summary = summarise(run.folder)
     best = f"best so far {summary.score:.3f}" if summary.score is not None else "no score yet"
     left = remaining(run) if summary.state == "running" else None
-    parts = [summary.state, f"{summary.stage or 'nothing'} done", best, f"about {duration(left)} left" if left else ""]
+    parts = [summary.state, f"{summary.stage or 'nothing'} done", best, f"about {duration(left)} left" if left else "",
+             summary.reason]  # fmt: skip
     return ", ".join(part for part in parts if part)
 
 
