@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def cells(front: Front, quantities, corner: float) -> int:
 
 def corner(quantities, value: float) -> Cost:
     return Cost(**{FIELDS[name]: value for name in quantities})
+
+
+def test_estimated_candidates_are_kept_and_are_no_answer():
+    trained = candidate(0, 2, score=1)
+    guess = replace(candidate(1, 1, score=5), estimated=True)
+    front = Front((trained, guess))
+    assert front.points == (trained,)
+    assert front.best() == front.best(Budget.parse("latency<=3ms")) == trained
+    assert front.hypervolume(Cost(latency_ms=3.0)) == 1.0
+    assert Front.from_json(json.loads(json.dumps(front.to_json()))) == front
+    assert "estimated" not in trained.to_json(), "files of earlier versions are the same"
+    earlier = {**guess.to_json(), "note": "supernet score at predicted latency, not trained alone"}
+    del earlier["estimated"]
+    assert Candidate.from_json(earlier).estimated
 
 
 @given(fronts, asked)

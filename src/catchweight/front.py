@@ -105,7 +105,7 @@ class Candidate:
             values.get("score"),
             values.get("note", ""),
             values.get("epochs", 0),
-            values.get("estimated", False),
+            values.get("estimated", values.get("note", "").startswith("supernet score")),  # earlier versions noted it
         )
 
 

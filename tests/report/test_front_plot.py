@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,14 @@ def test_every_drawable_candidate_is_shown_with_its_figures():
         assert figure in hover
     assert "untrained" not in str(found)
     assert "unmeasured" not in str(found)
+
+
+def test_estimated_candidates_are_drawn_beside_the_front():
+    guess = replace(candidate("guess", 0.5, 0.9), estimated=True)
+    found = traces(front_html(Front((*FRONT.candidates, guess)), budgets=[BUDGET]))
+    assert found["estimated, not trained alone"]["y"] == [0.9]
+    assert 0.5 not in found["front"]["x"]
+    assert found["best in budget"]["x"] == [2.0]
 
 
 def test_the_budget_is_a_line_and_axes_have_units():

@@ -328,11 +328,12 @@ def duration(seconds: float | None) -> str:
 
 
 def ordered(candidates: Sequence[Candidate], chosen: Candidate | None) -> list[Candidate]:
-    """The winner, then by score, then the untrained by latency."""
+    """The winner, then by score, then the estimated, then the untrained by latency."""
     never = float("inf")
 
-    def rank(c: Candidate) -> tuple[bool, float, float]:
-        return c != chosen, -c.score if c.score is not None else never, c.cost.latency_ms or never
+    def rank(c: Candidate) -> tuple[bool, bool, bool, float, float]:
+        score = never if c.score is None else -c.score
+        return c != chosen, c.score is None, c.estimated, score, c.cost.latency_ms or never
 
     return sorted(dict.fromkeys(candidates), key=rank)
 
