@@ -42,6 +42,22 @@ def test_a_student_learns_from_a_trained_file(command, tmp_path: Path) -> None:
     assert objective["size"] == [128, 192]
     assert yaml.safe_load((tmp_path / "student" / "distill.yaml").read_text())["kl"] == 2
 
+    semi = (
+        "--teacher",
+        teacher,
+        "--deep-teacher",
+        teacher,
+        "--unlabelled",
+        scenes / "images",
+        "--set",
+        "mgd.region=50",
+    )
+    code, said = command("train", scenes, *network, "--out", tmp_path / "semi", *QUICK, *semi)
+    assert code == 0, said
+    objective = load_state(tmp_path / "semi" / "last.pt")["identity"]["objective"]
+    assert objective["kind"] == "multi-granularity distillation"
+    assert yaml.safe_load((tmp_path / "semi" / "mgd.yaml").read_text())["region"] == 50
+
     code, said = command(*distilled)
     assert (code, "objective.terms.kl" in said) == (1, True), said
     for arguments, expected in (
@@ -49,6 +65,10 @@ def test_a_student_learns_from_a_trained_file(command, tmp_path: Path) -> None:
         (("--teacher-size", "64x64"), "--teacher-size is about distillation"),
         (("--teacher", teacher, "--set", "distill.kll=2"), 'did you mean "kl"'),
         (("--teacher", teacher, "--set", "distill.kl=-1"), "kl"),
+        (("--deep-teacher", teacher), "--deep-teacher is about images without labels"),
+        (("--set", "mgd.region=2"), "--set mgd.region=2 is about images without labels"),
+        (("--unlabelled", scenes, "--teacher", teacher), "takes two teachers"),
+        ((*semi[:6], "--set", "distill.kl=2"), "--set distill.kl=2 is about plain distillation"),
     ):
         code, said = command("train", scenes, *network, "--out", tmp_path / "other", *QUICK, *arguments)
         assert (code, expected in said) == (2, True), said

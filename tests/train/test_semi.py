@@ -18,7 +18,7 @@ from training_helpers import RECIPE, assert_same, recipe_with, tiny_net
 from catchweight.data import IGNORE, SegmentationData, open_data
 from catchweight.data.cache import PixelCache
 from catchweight.data.loading import TrainLoader
-from catchweight.data.unlabelled import UNLABELLED, labelled_share
+from catchweight.data.unlabelled import UNLABELLED, labelled_share, unlabelled_images
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.nets import SegmentationNet, build_network
 from catchweight.tasks.losses import LossConfig, SegmentationLoss
@@ -87,6 +87,17 @@ def test_label_files_are_never_opened(scenes: Path, tmp_path: Path) -> None:
     seen = {int(value) for batch in loader.epoch(0) for value in batch.masks.unique()}
     assert seen == {UNLABELLED, IGNORE}, "padding must be told from pixels without a label"
     assert rest.fingerprint() != replace(data, splits=rest.splits).fingerprint()
+
+
+def test_a_folder_of_pictures_is_unlabelled_data(data: SegmentationData, scenes: Path, tmp_path: Path) -> None:
+    found = unlabelled_images(scenes / "images", data)
+    assert len(found.splits["train"]) == sum(1 for _ in (scenes / "images").rglob("*.png"))
+    assert found.classes == data.classes
+    sample = found.read(found.splits["train"][0])
+    assert (sample.mask == UNLABELLED).all()
+    for nothing in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(CatchweightError, match="has no picture in or below it"):
+            unlabelled_images(nothing, data)
 
 
 def test_a_share_that_is_none_is_refused(data: SegmentationData) -> None:

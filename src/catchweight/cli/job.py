@@ -16,10 +16,13 @@ from .options import DataPath, Format, Seed, Settings, Size, Target, Threads, We
 if TYPE_CHECKING:
     from ..data import SegmentationData
     from ..train.distill import Distiller
+    from ..train.mgd import MultiGranularity
 
 console = Console(highlight=False, soft_wrap=True)
 DISTILL = "distill."
 """Settings of ``train`` that begin so are those of the distillation."""
+MGD = "mgd."
+"""The same of the distillation with images without labels."""
 DEMO_BUDGET = "latency<=10ms"
 DEMO_SETTINGS = (
     "search.strategy=whole",
@@ -192,13 +195,24 @@ def train(
         Path | None, typer.Option("--teacher", help="A trained network (model.pt, best.pt) to learn from as well.")
     ] = None,
     teacher_size: Annotated[
-        str | None, typer.Option("--teacher-size", metavar="HxW", help="At which the teacher sees the images.")
+        str | None,
+        typer.Option("--teacher-size", metavar="HxW", help="Input size of the teacher. Default: the student's."),
+    ] = None,
+    deep_teacher: Annotated[
+        Path | None,
+        typer.Option("--deep-teacher", help="With --unlabelled: the thin and deep teacher; --teacher is the wide one."),
+    ] = None,
+    unlabelled: Annotated[
+        Path | None, typer.Option("--unlabelled", help="Folder of images without labels to learn from as well (MGD).")
     ] = None,
 ) -> None:
     """Train one network; kill it at any moment, the same command goes on. `--set lr=0.01` overrides the recipe.
 
     With --teacher it is distilled: beside the labels it learns what the teacher says at each pixel. Settings such as
-    `--set distill.kl=2` say what is compared: distill.kl, .kl_temperature, .cwd, .features, .layers.
+    `--set distill.kl=2` say what is compared: distill.kl, .kl_temperature, .cwd, .features, .layers with .layer_pairs.
+
+    With few labels and many images, --unlabelled takes two teachers that were trained on the labels (MGD): --teacher,
+    wide and shallow, and --deep-teacher, thin and deep. `--set mgd.region=50` and the like weigh its terms.
 
     On several GPUs: torchrun --nproc-per-node 2 -m catchweight train ... (batch is shared out among the processes).
     """
@@ -220,15 +234,18 @@ def train(
     data = open_data(path, format_, seed=seed)
     values = RECIPES[recipe]().model_copy(update={"seed": seed, "size": parse_size(size) or native_size(data)})
     wanted = [setting.removeprefix("train.") for setting in settings or ()]
-    values = override(values, [setting for setting in wanted if not setting.startswith(DISTILL)])
-    objective = _distiller(teacher, teacher_size, [s for s in wanted if s.startswith(DISTILL)], data)
+    values = override(values, [setting for setting in wanted if not setting.startswith((DISTILL, MGD))])
+    about = {prefix: [s.removeprefix(prefix) for s in wanted if s.startswith(prefix)] for prefix in (DISTILL, MGD)}
+    objective = _semi_supervised(unlabelled, teacher, deep_teacher, teacher_size, about, data) or _distiller(
+        teacher, teacher_size, about[DISTILL], data
+    )
     torch.manual_seed(values.seed)
     net = build_network(network, len(data.classes), width=width, weights=weights, aux=values.loss.aux > 0)
 
     def keep_settings() -> None:
         save_yaml(out / "recipe.yaml", values)
         if objective is not None:
-            save_yaml(out / "distill.yaml", objective.terms)
+            save_yaml(out / ("mgd.yaml" if unlabelled else "distill.yaml"), objective.terms)
 
     if not os.path.exists(out / "last.pt"):  # else the training there may be another one, whose settings stay
         keep_settings()
@@ -250,8 +267,39 @@ def _distiller(teacher: Path | None, size: str | None, settings: list[str], data
 
     if teacher is None:
         if size is not None or settings:
-            given = "--teacher-size" if size is not None else f"--set {settings[0]}"
+            given = "--teacher-size" if size is not None else f"--set {DISTILL}{settings[0]}"
             raise UsageError(f"{given} is about distillation: name the teacher, e.g. --teacher runs/fit/model.pt")
         return None
-    terms = override(DistillTerms(), [setting.removeprefix(DISTILL) for setting in settings])
-    return Distiller(load_teacher(teacher, data.classes), terms, parse_size(size))
+    return Distiller(load_teacher(teacher, data.classes), override(DistillTerms(), settings), parse_size(size))
+
+
+def _semi_supervised(
+    folder: Path | None, wide: Path | None, deep: Path | None, size: str | None, settings: dict[str, list[str]],
+    data: SegmentationData,
+) -> MultiGranularity | None:  # fmt: skip
+    """What ``--unlabelled`` and the settings below ``mgd.`` ask for.
+
+    Raises:
+        UsageError: one of the two teachers is missing, or options that go with plain distillation or without images.
+    """
+    from ..config import override
+    from ..data.unlabelled import unlabelled_images
+    from ..errors import UsageError
+    from ..train.distill import load_teacher
+    from ..train.mgd import MgdTerms, MultiGranularity
+
+    if folder is None:
+        if deep is not None or settings[MGD]:
+            given = "--deep-teacher" if deep is not None else f"--set {MGD}{settings[MGD][0]}"
+            raise UsageError(f"{given} is about images without labels: name their folder with --unlabelled")
+        return None
+    if wide is None or deep is None:
+        raise UsageError(
+            "--unlabelled takes two teachers trained on the labels: a wide and shallow one as --teacher, a thin and "
+            "deep one as --deep-teacher"
+        )
+    if size is not None or settings[DISTILL]:
+        given = "--teacher-size" if size is not None else f"--set {DISTILL}{settings[DISTILL][0]}"
+        raise UsageError(f"{given} is about plain distillation: with --unlabelled use --set {MGD}...")
+    first, second = (load_teacher(path, data.classes) for path in (wide, deep))
+    return MultiGranularity(first, second, unlabelled_images(folder, data), override(MgdTerms(), settings[MGD]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from ..errors import UsageError, unknown
+from ..errors import CatchweightError, UsageError, unknown
 from .classes import MAX_CLASSES
 from .dataset import Record, Sample, SegmentationData
+from .readers.layout import IMAGE_SUFFIXES, pictures
 
 UNLABELLED = MAX_CLASSES
 """Mask value of a pixel that shows something but has no label; no class has it, and padding is IGNORE as ever.
@@ -33,6 +35,28 @@ class UnlabelledData(SegmentationData):
 
     def reading(self) -> str:
         return hashlib.sha256(f"unlabelled|{super().reading()}".encode()).hexdigest()
+
+
+def unlabelled_images(folder: Path | str, like: SegmentationData) -> UnlabelledData:
+    """Every picture below a folder, as images without labels to train with beside those of ``like``.
+
+    Args:
+        folder: of pictures; their names do not matter.
+        like: whose classes and way of reading pictures they share.
+
+    Returns:
+        A data set with the split "train".
+
+    Raises:
+        CatchweightError: there is no such folder, or no picture in it.
+    """
+    root = Path(folder)
+    found = pictures(root)
+    if not found:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise CatchweightError(f"{root} has no picture in or below it: name a folder of images ({kinds})")
+    records = tuple(Record(f"unlabelled/{name}", path, None) for name, path in found.items())
+    return UnlabelledData(root, like.format, like.classes, {"train": records}, like.labels)
 
 
 def labelled_share(

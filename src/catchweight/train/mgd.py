@@ -84,6 +84,7 @@ class MultiGranularity:
             "wide": {"network": self.wide.spec.name, "hash": network_hash(self.wide)},
             "deep": {"network": self.deep.spec.name, "hash": network_hash(self.deep)},
             "unlabelled": f"{self.split}: {len(self.unlabelled.splits[self.split])} images",
+            "images": self.unlabelled.fingerprint()[:16],
             "terms": self.terms.model_dump(mode="json"),
         }
 
