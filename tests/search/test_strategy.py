@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -65,6 +67,14 @@ def test_all_candidates_are_new_canonical_scored_and_within_the_budget(name):
         assert BUDGET.tightened(0.1).allows(candidate.cost)
         assert candidate.cost == latency(candidate.arch)
         assert candidate.score == score(candidate.arch)
+
+
+def test_once_the_time_is_up_no_more_candidates_are_begun():
+    lines: list[str] = []
+    problem = replace(separable(seed=5), deadline=time.monotonic())
+    front = Evolution().search(problem, 30, lines.append)
+    assert len(front.candidates) == 1, "one is always found"
+    assert lines[-1].startswith("1 candidates evaluated of 30, the time was up")
 
 
 @every_strategy

@@ -66,6 +66,17 @@ def test_senseless_choices_are_refused(make, message: str) -> None:
         make()
 
 
+def test_choices_of_every_kind_follow_their_leader():
+    width, first = Width([8, 16]), OneOf(a=nn.Identity(), b=nn.ReLU())
+    stage = Depth([nn.Identity(), nn.ReLU()], least=1)
+    kernel, ops = Kernel([3, 5], tie=width), OneOf(tie=first, narrow=nn.Identity(), wide=nn.ReLU())
+    depth = Depth([nn.ReLU(), nn.ReLU()], least=1, tie=stage)
+    for place in (0, 1, 0):
+        for leader in (width, first.op, stage.depth):
+            leader.fix(place)
+        assert (kernel.value, ops.op.value, depth.depth.value) == ((3, 5)[place], ("narrow", "wide")[place], place + 1)
+
+
 def test_ordered_options_are_sorted_and_the_largest_is_the_first_held() -> None:
     width, kernel = Width([32, 16, 24]), Kernel([5, 3])
     assert (width.options, width.value, kernel.options, kernel.value) == ((16, 24, 32), 32, (3, 5), 5)

@@ -223,6 +223,7 @@ class OneShotRoute(SpaceRoute):
             name=f"explore {job.run.created:.6f}" if url else "search",
             seed=job.settings.train.seed,
             headroom=self.settings.headroom,
+            deadline=job.deadline(OVERTIME * EXPLORE_SHARE),
         )
         return strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
 

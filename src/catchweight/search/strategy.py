@@ -37,6 +37,7 @@ class Problem:
         name: tells apart searches in one storage.
         seed: of everything random. One worker with the same seed ends with the same front, interrupted or not.
         headroom: share of every limit that must stay free.
+        deadline: in seconds of ``time.monotonic``; once there is a candidate, none is begun after it.
 
     Raises:
         UsageError: no budget.
@@ -50,6 +51,7 @@ class Problem:
     name: str = "search"
     seed: int = 0
     headroom: float = 0.0
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         if not self.budgets:

@@ -69,7 +69,7 @@ class _Search:
         pause = POLL_S[0]
         while True:
             slots = self._slots()
-            if self._full(slots) and all(slot.done for slot in slots):
+            if self._late(slots) or (self._full(slots) and all(slot.done for slot in slots)):
                 return self._end(slots)
             if self._must_wait(slots):
                 time.sleep(pause)
@@ -111,6 +111,11 @@ class _Search:
                 f"it proposes another, {self.ledger.grace:.0f} s at most"
             )
         return bool(self.unheard)
+
+    def _late(self, slots: Sequence[Slot]) -> bool:
+        """Whether the time is up and something was found; what other workers are at is not waited for."""
+        deadline = self.problem.deadline
+        return deadline is not None and time.monotonic() >= deadline and any(slot.done for slot in slots)
 
     def _full(self, slots: Sequence[Slot]) -> bool:
         return self.exhausted or len(slots) >= self.evaluations
@@ -176,8 +181,9 @@ class _Search:
 
     def _end(self, slots: Sequence[Slot]) -> Front:
         rejected = "; ".join(f"{count} {reason}" for reason, count in sorted(self.ledger.rejected().items()))
-        self.say(f"{len(slots)} candidates evaluated; rejected before any evaluation: {rejected or 'none'}")
         found: list[Candidate] = [slot.done for slot in slots if slot.done is not None]
+        late = f" of {self.evaluations}, the time was up" if self._late(slots) and len(found) < self.evaluations else ""
+        self.say(f"{len(found)} candidates evaluated{late}; rejected before any evaluation: {rejected or 'none'}")
         return Front(tuple(found))
 
 
