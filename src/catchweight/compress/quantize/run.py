@@ -28,6 +28,7 @@ from ..digest import weights_digest
 from .calibrate import METHODS
 from .check import FileCheck
 from .layers import milliseconds
+from .nncf_graph import NNCF, require_nncf
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
 from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
@@ -131,7 +132,7 @@ class _Verdict:
         best = self._best([Recipe(PLAIN, method) for method in settings.methods])
         graphs = [name for name in (EQUALISED, UNLIMITED) if name in self.trials.graphs]
         best = self._best([best, *(replace(best, graph=name) for name in graphs)])
-        if settings.correct_bias:
+        if settings.correct_bias and best.method != NNCF:  # which corrects them itself
             best = self._best([best, replace(best, bias=True)])
         self.say(f"int8: {best}: {self.trials.error(best)}")
         return best
@@ -321,10 +322,12 @@ def _checked(target: Target | str, tolerance: float, settings: QuantizeSettings)
     if not tolerance >= 0:
         raise UsageError(f"the tolerance is in points of mIoU and 0 or more, but got {tolerance:g}")
     for method in settings.methods:
-        if method not in METHODS:
-            raise unknown("calibration", method, METHODS)
+        if method not in (*METHODS, NNCF):
+            raise unknown("calibration", method, (*METHODS, NNCF))
     if not settings.methods:
-        raise UsageError(f"name at least one calibration: {', '.join(METHODS)}")
+        raise UsageError(f"name at least one calibration: {', '.join((*METHODS, NNCF))}")
+    if NNCF in settings.methods:
+        require_nncf()
     return place
 
 

@@ -21,7 +21,8 @@ class QuantizeSettings(Config):
     later: ClassVar[tuple[str, ...]] = ("tune_epochs", "tune_lr")
 
     methods: tuple[str, ...] = ("minmax", "percentile")
-    """Ways of choosing ranges to try; the one with the smallest logit error is kept. ``entropy`` is known as well."""
+    """Ways of choosing ranges to try; the one with the smallest logit error is kept. ``entropy`` is known as well, and
+    where that extra is installed ``nncf``, which makes the whole graph."""
     images: int = Field(64, ge=1)
     """Training images that ranges and means are calibrated on."""
     probe: int = Field(16, ge=1)
@@ -106,7 +107,7 @@ class Recipe:
 
     Attributes:
         graph: ``plain``, ``equalised``, or ``equalised without limits`` (ReLU6 made ReLU first).
-        method: how ranges were chosen, a name in ``METHODS``.
+        method: how ranges were chosen, a name in ``METHODS``, or ``nncf``.
         bias: whether biases are corrected.
     """
 

@@ -30,6 +30,7 @@ from .equalise import equalised, find_pairs, unlimited
 from .images import Images
 from .layers import Layers
 from .ledger import Ledger
+from .nncf_graph import NNCF, nncf_graph
 from .settings import Latency, QuantizeSettings, Recipe
 from .simulate import Distance, answers, distance, runner, served
 
@@ -114,6 +115,8 @@ class Trials:
     def int8(self, recipe: Recipe, left_float: Collection[str] = ()) -> onnx.ModelProto:
         """The int8 graph by a recipe, with the layers ``left_float`` in float."""
         model = self.graphs[recipe.graph]
+        if recipe.method == NNCF:
+            return nncf_graph(model, self.calibration, self.layers.nodes(left_float))
         made = quantized_graph(model, self.ranges(recipe.graph, recipe.method), self.layers.nodes(left_float))
         return corrected(made, model, self.means(recipe.graph)) if recipe.bias else made
 
