@@ -103,6 +103,16 @@ def test_numbers_written_into_a_recorded_graph_are_read_off_a_pruned_copy() -> N
     assert costs.total({"conv": 20, "gate.0": 3}) == count_macs(net, SIZE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm/nf_regnet_b0+fpn", "timm/pvt_v2_b0+fpn"])
+def test_backbones_whose_graphs_hold_channel_numbers_cost_what_is_left_of_them(name: str) -> None:
+    net, groups = subject(name)
+    costs = ChannelCosts(net, groups.groups, SIZE, MACS)
+    widths = {group.name: max(1, group.units * 2 // 3) for group in groups.groups}
+    groups.prune(net, {name: range(count) for name, count in widths.items()})
+    assert costs.total(widths) == count_macs(net, SIZE)
+
+
 def test_reshaping_leaves_the_trace_as_it_was(ffnet: tuple[SegmentationNet, Groups, ChannelCosts]) -> None:
     net = ffnet[0]
     traced = trace(net, SIZE)
