@@ -265,8 +265,7 @@ class GradientRoute(SpaceRoute):
         return steps * (between - begun), 2 * steps * (time.monotonic() - between)
 
     def _fitting(self, epochs: int, seconds: float, share: float) -> int:
-        left = self.job.left()
-        return epochs if left is None else max(min(LEAST_EPOCHS, epochs), min(epochs, int(share * left / seconds)))
+        return self.job.fitting(epochs, seconds, share, LEAST_EPOCHS)
 
     def _folder(self, budget: Budget) -> Path:
         return self.job.run.path("co-search", f"{latency_limit(budget):g}ms")

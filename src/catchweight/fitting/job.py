@@ -77,6 +77,11 @@ class Job:
         left = self.left()
         return None if left is None else min(1.0, share) * left
 
+    def fitting(self, wanted: int, each: float, share: float, least: int) -> int:
+        """As many of ``wanted`` as fit, at ``each`` seconds, into this share of the time; ``least`` in any case."""
+        seconds = self.seconds(share)
+        return wanted if seconds is None else max(min(least, wanted), min(wanted, int(seconds / each)))
+
     def deadline(self, share: float) -> float | None:
         """In seconds of ``time.monotonic``, when a stage must end that may take this share of the time that is left."""
         seconds = self.seconds(share)

@@ -143,12 +143,10 @@ class OneShotRoute(SpaceRoute):
     def _plan_supernet(self) -> dict[str, Any]:
         """How many epochs of the supernet fit into the time."""
         job, seconds = self.job, self._epoch_seconds
-        epochs, left = self.settings.supernet_epochs, job.left()
-        if left is not None:
-            fitting = self._affordable(left)
-            if fitting <= LEAST_EPOCHS < epochs:
-                job.say(f"supernet: {TOO_SHORT}")
-            epochs = max(min(LEAST_EPOCHS, epochs), min(epochs, fitting))
+        wanted = self.settings.supernet_epochs
+        epochs = job.fitting(wanted, seconds, SUPERNET_SHARE, LEAST_EPOCHS)
+        if epochs <= LEAST_EPOCHS < wanted:
+            job.say(f"supernet: {TOO_SHORT}")
         job.say(f"supernet: {epochs} epochs, about {epochs * seconds / 60:.0f} min")
         return {"epochs": epochs, "epoch_seconds": round(seconds, 2)}
 
@@ -205,9 +203,8 @@ class OneShotRoute(SpaceRoute):
         job, count = self.job, self.settings.evaluations
         begun = time.monotonic()
         self.score(self.space.largest())
-        seconds, left = time.monotonic() - begun, job.left()
-        if left is not None:
-            count = max(min(LEAST_EVALUATIONS, count), min(count, int(EXPLORE_SHARE * left / seconds)))
+        seconds = time.monotonic() - begun
+        count = job.fitting(count, seconds, EXPLORE_SHARE, LEAST_EVALUATIONS)
         job.say(f"explore: {count} members by {self.settings.explore}, at most {count * seconds / 60:.0f} min")
         return {"evaluations": count}
 
