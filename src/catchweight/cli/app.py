@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -18,7 +21,8 @@ app = typer.Typer(
     help=(
         "From a data set, a device and a budget to the best segmentation network that fits: "
         "trained, exported, verified and measured on that device.\n\n"
-        'Start with:  [bold]catchweight fit path/to/data --budget "latency<=15ms"[/bold]'
+        'Start with:  [bold]catchweight fit path/to/data --budget "latency<=15ms"[/bold]\n\n'
+        "--debug, anywhere, shows the traceback of an error."
     ),
 )
 
@@ -37,29 +41,40 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    """Options before the command; ``--debug`` (anywhere) shows tracebacks."""
+    """Options before the command."""
+
+
+def flowing(text: str) -> str:
+    """A docstring whose paragraphs are single lines, so that a terminal of any width breaks them; a line that is
+    indented stays one."""
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text))
+    return "\n\n".join(re.sub(r"\n(?! )", " ", paragraph) for paragraph in paragraphs)
+
+
+def _add(function: Callable[..., None], panel: str, name: str | None = None) -> None:
+    app.command(rich_help_panel=panel, name=name, help=flowing(function.__doc__ or ""))(function)
 
 
 MAIN, FILES, MORE = "The main job", "Networks and files", "Data and systems"
-app.command(rich_help_panel=MAIN)(job.fit)
-app.command(rich_help_panel=MAIN)(job.demo)
-app.command(rich_help_panel=MAIN)(job.join)
-app.command(rich_help_panel=MAIN)(compress.compress)
-app.command(rich_help_panel=MAIN)(report.report)
-app.command(rich_help_panel=MAIN)(report.runs)
-app.command(rich_help_panel=MAIN)(report.watch)
-app.command(rich_help_panel=FILES)(deploy.predict)
-app.command(rich_help_panel=FILES)(deploy.bench)
-app.command(rich_help_panel=FILES, name="eval")(deploy.evaluate)
-app.command(rich_help_panel=FILES)(deploy.export)
-app.command(rich_help_panel=FILES)(deploy.verify)
-app.command(rich_help_panel=FILES)(job.train)
-app.command(rich_help_panel=FILES)(front.front)
-app.command(rich_help_panel=FILES)(counts.count)
-app.command(rich_help_panel=FILES)(profile.cost)
-app.command(rich_help_panel=FILES)(profile.profile)
-app.command(rich_help_panel=FILES)(systems.networks)
-app.command(rich_help_panel=FILES)(targets.targets)
+_add(job.fit, MAIN)
+_add(job.demo, MAIN)
+_add(job.join, MAIN)
+_add(compress.compress, MAIN)
+_add(report.report, MAIN)
+_add(report.runs, MAIN)
+_add(report.watch, MAIN)
+_add(deploy.predict, FILES)
+_add(deploy.bench, FILES)
+_add(deploy.evaluate, FILES, "eval")
+_add(deploy.export, FILES)
+_add(deploy.verify, FILES)
+_add(job.train, FILES)
+_add(front.front, FILES)
+_add(counts.count, FILES)
+_add(profile.cost, FILES)
+_add(profile.profile, FILES)
+_add(systems.networks, FILES)
+_add(targets.targets, FILES)
 app.add_typer(data.app, name="data", rich_help_panel=MORE)
-app.command(rich_help_panel=MORE, name="systems")(systems.systems)
-app.command(rich_help_panel=MORE)(systems.check)
+_add(systems.systems, MORE, "systems")
+_add(systems.check, MORE)
