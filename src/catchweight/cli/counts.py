@@ -24,7 +24,9 @@ def count(
     network: Annotated[str, typer.Argument(metavar="NETWORK|MODEL.pt", help="A name of `networks`, or a .pt file.")],
     size: Size = None,
     per: Annotated[str, typer.Option("--per", help="Rows of the table: module or op.")] = "module",
-    depth: Annotated[int, typer.Option("--depth", min=0, help="Of modules: 0 is the network alone.")] = 2,
+    depth: Annotated[
+        int, typer.Option("--depth", min=0, help="Depth of the tree of modules; 0 shows the whole network alone.")
+    ] = 2,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run.")] = 1,
     classes: Annotated[int, typer.Option("--classes", min=1, help="Of a network given by its name.")] = 11,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,

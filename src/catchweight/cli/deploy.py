@@ -32,6 +32,8 @@ def export(
         str, typer.Option("--dynamic", help="What may differ at run time: no, batch, size or both.")
     ] = "no",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run of a fixed file.")] = 1,
+    format_: Format = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Write a trained network as ONNX with classes, colours, normalisation and size inside; verify it with --data."""
     from ..data import open_data
@@ -46,7 +48,7 @@ def export(
         raise unknown("value of --dynamic", dynamic, choices)
     net, meta = load_network(checkpoint)
     classes, wanted = _classes(meta, checkpoint), parse_size(size) or _own_size(meta, checkpoint)
-    opened = None if data is None else open_data(data)
+    opened = None if data is None else open_data(data, format_, seed=seed)
     if opened is not None:
         require_classes(checkpoint, classes.names, opened.classes)
     path = export_(
@@ -63,6 +65,8 @@ def verify(
     checkpoint: Checkpoint,
     path: DataPath,
     split: Split = "val",
+    format_: Format = "auto",
+    seed: Seed = 0,
 ) -> None:
     """Compare an ONNX file with the network it came from on real images; exit 1 names the first layer that departs."""
     from ..data import open_data
@@ -70,7 +74,7 @@ def verify(
     from ..nets import load_network
 
     net, _ = load_network(checkpoint)
-    _tell(_verified(onnx, net, open_data(path), split, tuple(read_meta(onnx)["size"])))
+    _tell(_verified(onnx, net, open_data(path, format_, seed=seed), split, tuple(read_meta(onnx)["size"])))
 
 
 def _verified(
@@ -122,7 +126,8 @@ def bench(
     ] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the figures here.")] = None,
 ) -> None:
-    """Latency on this machine: interleaved, warm, median, p90 and spread; says when two cannot be told apart.
+    """Latency in ONNX Runtime on this machine: interleaved, warm, median, p90 and spread; says when two cannot be told
+    apart.
 
     --size is that of the pictures that go into processing (default: the network's own).
     """

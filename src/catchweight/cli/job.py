@@ -53,7 +53,10 @@ Budgets = Annotated[
     typer.Option("--budget", help='Upper limits, e.g. "latency<=15ms, params<=5M". Repeat it for several networks.'),
 ]
 Time = Annotated[
-    str | None, typer.Option("--time", metavar="20m", help="Bound on the whole job; training is planned to fit.")
+    str | None,
+    typer.Option(
+        "--time", metavar="20m", help="Bound on the whole job; training is planned to fit. Each call counts anew."
+    ),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the data, print the plan with minutes, and stop.")]
 

@@ -11,7 +11,9 @@ import typer
 from ..errors import UsageError
 
 DataPath = Annotated[Path, typer.Argument(metavar="DATA", help="Folder of a data set; its format is found by looking.")]
-Format = Annotated[str, typer.Option("--format", help="Format of the data set, when looking is not enough.")]
+Format = Annotated[
+    str, typer.Option("--format", help="Format of the data set, when looking is not enough; a wrong one lists all.")
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, help="Threads of the runtime. Default: the physical cores.")
 ]
@@ -27,7 +29,11 @@ Settings = Annotated[
 ]
 Size = Annotated[
     str | None,
-    typer.Option("--size", metavar="HxW", help="Input height x width in pixels, e.g. 180x240."),
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Input height x width in pixels, e.g. 180x240. Default: that of the images or the file.",
+    ),
 ]
 Weights = Annotated[
     str,

@@ -32,7 +32,7 @@ def profile(
     target: Target = "onnxruntime:cpu",
     threads: Threads = None,
     time: Annotated[str, typer.Option("--time", help="How long to go on, e.g. 10m. Call again to learn more.")] = "10m",
-    count: Annotated[int, typer.Option("--count", min=1, help="At most so many random networks.")] = 150,
+    count: Annotated[int, typer.Option("--count", min=1, help="At most this many random networks.")] = 150,
     size: Size = None,
     table: TableFolder = None,
     seed: Seed = 0,
