@@ -18,11 +18,13 @@ from catchweight.fitting import FitSettings, describe_plan, gradient_route, prep
 from catchweight.fitting.gradient_route import PRETRAIN_SHARE, SEARCH_SHARE, TEACHER_SHARE
 from catchweight.fitting.job import OVERTIME, Job
 from catchweight.fitting.random_route import RandomRoute
+from catchweight.fitting.settings import defaults
 from catchweight.front import Front
 from catchweight.nets import load_network
 from catchweight.search.gradient import co_search
 from catchweight.search.screen import Screening
 from catchweight.spaces.fasterseg import Part
+from catchweight.train import scratch
 from catchweight.train.checkpoints import load_state
 from catchweight.train.distill import network_hash
 from formula_target import formula
@@ -124,6 +126,14 @@ def test_killed_in_every_stage_it_ends_with_the_same_network(finished, scenes, t
     assert result.best.arch == finished.best.arch
     mine, theirs = (load_network(folder / "model.pt")[0].state_dict() for folder in (result.folder, finished.folder))
     assert all(torch.equal(mine[name], value) for name, value in theirs.items())
+
+
+def test_students_begin_at_the_recipe_for_random_weights() -> None:
+    mine = defaults(["search.strategy=gradient"]).train
+    assert mine == scratch().model_copy(update={"loss": mine.loss})
+    assert mine.loss.aux == 0.2
+    assert defaults(["search.strategy=random", "search.space=fasterseg"]).train == mine
+    assert defaults(["search.strategy=random"]) == FitSettings()
 
 
 def test_each_budget_has_a_search_of_its_own_and_time_is_shared(scenes, tmp_path):

@@ -103,11 +103,11 @@ def fit(
     compressed network is taken if it beats the one found without. The report shows every step, and what each gave.
     """
     from ..data import open_data
-    from ..fitting import FitSettings, describe_plan, prepare
+    from ..fitting import describe_plan, prepare
     from ..fitting import fit as fit_
 
     wanted: dict[str, Any] = {
-        "target": target, "run": run, "size": parse_size(size), "settings": FitSettings(),
+        "target": target, "run": run, "size": parse_size(size), "settings": None,
         "set_": [*_compression(compress, tolerance), *(settings or ())],
         "minutes": parse_minutes(time), "threads": threads, "weights": weights, "seed": seed, "say": Clock(),
     }  # fmt: skip

@@ -20,7 +20,7 @@ from ..search.blackbox.store import open_storage
 from ..spaces.segmentation import Size
 from ..targets import Target
 from ..train import Recipe
-from .settings import FitSettings
+from .settings import FitSettings, defaults
 
 Say = Callable[[str], None]
 Budgets = Budget | str | Sequence[Budget | str]
@@ -164,7 +164,7 @@ def prepare(
     budgets = read_budgets(budget)
     if minutes is not None and minutes <= 0:
         raise UsageError(f"--time must be positive, but got {minutes:g} minutes")
-    settings = _overridden(settings or FitSettings(), set_)
+    settings = _overridden(settings or defaults(set_), set_)
     settings = settings.model_copy(update={"train": settings.train.model_copy(update={"seed": seed})})
     place = Target.parse(target, threads=threads)
     _refuse_conversion(place)

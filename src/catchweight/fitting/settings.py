@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
@@ -9,11 +10,11 @@ from pydantic import AfterValidator, Field
 from ..compress import HalpSettings
 from ..compress.quantize import TOLERANCE, QuantizeSettings
 from ..compress.tables import VARIANTS
-from ..config import Config
+from ..config import Config, override
 from ..errors import UsageError
 from ..search import strategy_named
 from ..spaces.whole import NETWORKS
-from ..train import Recipe, finetune
+from ..train import Recipe, finetune, scratch
 from ..train.supernet import Sandwich
 
 Factor = Annotated[float, Field(gt=0)]
@@ -175,4 +176,22 @@ class FitSettings(Config):
         return values
 
 
-__all__ = ["CompressionSettings", "FitSettings", "GradientSettings", "SearchSettings"]
+AUXILIARY = 0.2
+"""Weight of FasterSeg's auxiliary heads while a student trains (Chen et al., ICLR 2020)."""
+
+
+def defaults(set_: Sequence[str]) -> FitSettings:
+    """The settings before ``set_`` changes them. FasterSeg's networks, found by gradient or drawn at random, begin with
+    random weights, so that their recipe is ``scratch``, with auxiliary heads as published.
+
+    Raises:
+        UsageError: a setting is unknown or malformed.
+    """
+    search = override(FitSettings(), set_).search
+    if search.strategy != "gradient" and (search.strategy, search.space) != ("random", "fasterseg"):
+        return FitSettings()
+    recipe = scratch()
+    return FitSettings(train=recipe.model_copy(update={"loss": recipe.loss.model_copy(update={"aux": AUXILIARY})}))
+
+
+__all__ = ["CompressionSettings", "FitSettings", "GradientSettings", "SearchSettings", "defaults"]
