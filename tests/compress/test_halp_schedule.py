@@ -98,6 +98,18 @@ def test_steps_whose_time_is_up_are_left_to_the_landing() -> None:
     assert subject.costs.total(widths) <= 0.5 * whole
 
 
+def test_gradients_of_frozen_weights_do_not_add_up() -> None:
+    """The optimiser does not know them, but their importance is taken: it must be that of each iteration."""
+    alone, subject = pruner(interval=1), pruner(interval=3)
+    name = subject.groups.groups[-1].name
+    known = {id(p) for p in subject.net.get_submodule(name).parameters()}
+    trained = [p for p in subject.net.parameters() if id(p) not in known]
+    subject.optimizer = torch.optim.SGD(trained, lr=0.0)
+    subject.loss = lambda net, iteration: loss(net, 0)
+    assert subject.train_interval().importance[name] == pytest.approx(alone.train_interval().importance[name], rel=1e-3)
+    assert all(p.grad is None for p in subject.net.parameters())
+
+
 def test_momenta_are_those_of_the_channels_that_stay() -> None:
     subject = pruner()
     interval = subject.train_interval()

@@ -67,7 +67,7 @@ def tiny_fit(scenes: Path, run: Path, budget=BUDGET, extra=(), say=lambda _: Non
 
 def prepared(scenes: Path, run: Path, *extra: str) -> Job:
     return prepare(
-        scenes, BUDGET, target="onnxruntime:cpu", run=run, size=None, settings=FitSettings(), set_=(*TINY, *extra),
+        scenes, BUDGET, target="onnxruntime:cpu", run=run, size=None, settings=None, set_=(*TINY, *extra),
         minutes=None, threads=1, weights="none", seed=0, say=lambda _: None,
     )  # fmt: skip
 
@@ -157,6 +157,7 @@ def test_each_budget_has_a_teacher_of_its_own(scenes, tmp_path):
     teachers = {
         name: network_hash(load_network(run / "co-search" / f"{name}000ms" / "teacher.pt")[0]) for name in ("20", "15")
     }
+    assert len(set(teachers.values())) == 2
     for name, teacher in teachers.items():
         about = load_state(run / "points" / f"latency-{name}s" / "train" / "last.pt")["identity"]["objective"]
         assert about["teacher"]["hash"] == teacher

@@ -117,7 +117,7 @@ def test_training_that_turns_out_slower_than_planned_stops_at_its_share(
     """A plan that promises a thousandth of the truth must not keep the run from ending in time."""
     from catchweight.fitting import race
 
-    monkeypatch.setattr(race, "epoch_seconds", lambda job, route, arch: 1e-3)
+    monkeypatch.setattr(race, "epoch_seconds", lambda *_: 1e-3)
     monkeypatch.setattr("catchweight.fitting.job.AFTERWARDS_S", 0.0)
     begun = time.monotonic()
     result = cw.fit(

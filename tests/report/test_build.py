@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import shutil
 
 import pytest
@@ -20,6 +21,7 @@ from catchweight.report.examples import ensure_examples
 from catchweight.report.history import front_so_far, search_history
 from catchweight.report.html import interactive
 from catchweight.run import Run
+from catchweight.search import successive_halving
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,21 @@ def test_of_a_search_under_way_the_scores_so_far_are_known(run):
     found = front_so_far(run)
     assert [c.score and round(c.score, 2) for c in found.candidates] == [0.32, 0.39, 0.22, 0.44, None, None]
     assert report_data(run).verdict == "open"
+
+
+def test_a_candidate_that_diverged_has_no_score_in_a_search_under_way(run):
+    for name in ("front.json", "stages/search.json", "stages/measure.json", "study.db", "history.json"):
+        run.path(*name.split("/")).unlink(missing_ok=True)
+    allowed = candidates()[:3]
+    successive_halving(
+        allowed, lambda c, epochs: -math.inf if c == allowed[1] else 0.5, rungs=[1, 2],
+        storage=f"sqlite:///{run.path('study.db')}",
+    )  # fmt: skip
+    found = front_so_far(run).candidates
+    assert [c.score for c in found[:3]] == [0.5, None, 0.5]
+    assert found[1].note == "its training diverged"
+    assert [e.score for e in search_history(run)] == [0.5, 0.5]
+    assert report_data(run).notes == ()
 
 
 def test_the_reason_of_a_stop_is_kept_for_later_reports(run):

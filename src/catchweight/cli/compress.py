@@ -17,7 +17,6 @@ from .options import Format, Seed, Settings, Size, Target, Threads, parse_size
 
 if TYPE_CHECKING:
     from ..compress import CompressSettings, PruneResult
-    from ..compress.quantize import QuantizeSettings
     from ..data import SegmentationData
     from ..nets import SegmentationNet
 
@@ -88,7 +87,7 @@ def compress(
         console.print(f"pruned network: {escape(str(result.file))}")
         _export(result.file, opened, out / "model.onnx", clock)
     if int8:
-        _int8(network, opened, out / "int8", how.int8, tolerance, target, threads, wanted, clock)
+        _int8(network, opened, out / "int8", how, tolerance, target, threads, wanted, clock)
     if not met:
         raise typer.Exit(1)
 
@@ -177,7 +176,7 @@ def _int8(
     network: Path,
     data: SegmentationData,
     out: Path,
-    settings: QuantizeSettings,
+    how: CompressSettings,
     tolerance: float,
     target: str,
     threads: int | None,
@@ -188,8 +187,9 @@ def _int8(
     from .compress_int8 import int8
 
     result = int8(
-        network, data, out, tolerance=tolerance, target=target, threads=threads, size=size, settings=settings, say=clock
-    )
+        network, data, out, tolerance=tolerance, target=target, threads=threads, size=size, settings=how.int8,
+        recipe=how.train, say=clock,
+    )  # fmt: skip
     console.print(f"int8: {escape(str(result.file))}")
 
 

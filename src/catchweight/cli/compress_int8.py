@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from ..compress.quantize import QuantizeResult, QuantizeSettings
     from ..data import SegmentationData
+    from ..train import Recipe
 
 Tolerance = Annotated[
     float, typer.Option("--tolerance", min=0.0, help="Points of val mIoU that int8 may cost; 0.5 is 0.005 of mIoU.")
@@ -27,6 +28,7 @@ def int8(
     threads: int | None = None,
     size: tuple[int, int] | None = None,
     settings: QuantizeSettings | None = None,
+    recipe: Recipe | None = None,
     say: Callable[[str], None] = print,
 ) -> QuantizeResult:
     """Quantise a checkpoint or an exported file; int8 is kept only if it is faster here and within the tolerance.
@@ -38,6 +40,7 @@ def int8(
         tolerance: points of val mIoU.
         target, threads: where latency counts.
         size: (H, W) to export a checkpoint for; default: its own.
+        recipe: of a fine-tuning.
         say: receives progress lines, the verdict last.
 
     Returns:
@@ -47,4 +50,7 @@ def int8(
     from ..targets import Target
 
     place = Target.parse(target, threads=threads)
-    return quantize(network, data, target=place, tolerance=tolerance, folder=out, size=size, settings=settings, say=say)
+    return quantize(
+        network, data, target=place, tolerance=tolerance, folder=out, size=size, settings=settings, recipe=recipe,
+        say=say,
+    )  # fmt: skip

@@ -139,7 +139,7 @@ class Pruner:
         importance = TaylorImportance(self.net, self.groups.groups)
         self.net.train()
         for number in range(self.settings.interval):
-            self.optimizer.zero_grad(set_to_none=True)
+            self.net.zero_grad(set_to_none=True)  # of frozen weights too, which the optimiser does not know
             loss = self.loss(self.net, self.state.step * self.settings.interval + number)
             if not bool(torch.isfinite(loss)):
                 raise CatchweightError(
@@ -148,9 +148,9 @@ class Pruner:
             loss.backward()
             importance.add()
             if self.clip:
-                torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
+                torch.nn.utils.clip_grad_norm_(self._trained(), self.clip)
             self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.net.zero_grad(set_to_none=True)
         found = importance.values()
         by_size = self.settings.method == "magnitude"
         return Interval(found, magnitude_importance(self.net, self.groups.groups) if by_size else found)
@@ -183,6 +183,9 @@ class Pruner:
         self.state.history.append(
             {"step": self.state.step, "predicted_ms": self.predicted, "share": self.state.share, **figures}
         )
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _lay_out(self) -> None:
         if self.channels_last:

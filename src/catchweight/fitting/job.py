@@ -11,12 +11,12 @@ from typing import Any
 
 from ..budget import Budget, Limit
 from ..compress.quantize import RUNTIMES
+from ..compress.quantize.nncf_graph import NNCF, require_nncf
 from ..config import override
 from ..data import SegmentationData, open_data
 from ..data.cache import PixelCache
 from ..errors import CatchweightError, UsageError
 from ..run import Run
-from ..search.blackbox.store import open_storage
 from ..spaces.segmentation import Size
 from ..targets import Target
 from ..train import Recipe
@@ -169,8 +169,6 @@ def prepare(
     place = Target.parse(target, threads=threads)
     _refuse_conversion(place)
     _check_compression(settings, budgets, place)
-    if settings.search.storage:
-        open_storage(settings.search.storage)  # a wrong address is told now, not after the supernet's training
     opened = data if isinstance(data, SegmentationData) else open_data(Path(data), seed=seed)
     base = size or native_size(opened)
     request = {
@@ -214,6 +212,8 @@ def _check_compression(settings: FitSettings, budgets: Sequence[Budget], target:
         return
     if any(latency_limit(budget) is None for budget in budgets):
         raise UsageError('compression works towards a latency: limit it, e.g. --budget "latency<=15ms"')
+    if steps.quantises and NNCF in steps.int8.methods:
+        require_nncf()
     if steps.quantises and str(target) not in RUNTIMES:
         raise UsageError(f"{target} does not serve our int8 files, {' or '.join(RUNTIMES)} does: use --compress prune")
 

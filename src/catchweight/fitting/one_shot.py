@@ -18,6 +18,7 @@ from ..files import write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
 from ..search import strategy_named
+from ..search.blackbox.store import require_storage
 from ..search.one_shot import SupernetScore
 from ..search.screen import Screening, screen
 from ..search.strategy import Problem
@@ -69,6 +70,8 @@ class OneShotRoute(SpaceRoute):
 
     def prepare(self) -> None:
         run = self.job.run
+        if self.settings.storage:
+            require_storage(self.settings.storage)  # a wrong address is told now, not after the supernet's training
         run.stage("reach", self.reach)
         planned = run.stage("supernet-plan", self._plan_supernet)
         run.stage("supernet", lambda: self._train_supernet(planned["epochs"]))
@@ -221,6 +224,7 @@ class OneShotRoute(SpaceRoute):
             seed=job.settings.train.seed,
             headroom=self.settings.headroom,
             deadline=job.deadline(OVERTIME * EXPLORE_SHARE),
+            least=LEAST_EVALUATIONS,
         )
         return strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
 

@@ -10,7 +10,7 @@ import torch
 from ..budget import Budget
 from ..errors import CatchweightError
 from ..front import Arch, Candidate
-from ..nets import SegmentationNet
+from ..nets import SegmentationNet, build_network
 from ..search.reach import factor_over
 from ..search.screen import Screening
 from ..train.step import Objective
@@ -37,8 +37,11 @@ class RandomRoute(SpaceRoute):
 
     def network(self, arch: Arch) -> SegmentationNet:
         """Trained from the slice of the pretrained backbone that the member is, where the space has one."""
-        torch.manual_seed(self.job.settings.train.seed)
-        return self.space.subnet(arch, "inherited" if self.space.inherits else "fresh").train()
+        train = self.job.settings.train
+        torch.manual_seed(train.seed)
+        if self.space.inherits:
+            return self.space.subnet(arch).train()
+        return build_network(self.space.network_name(arch), self.job.classes, aux=train.loss.aux > 0).train()
 
     def objective(self, arch: Arch, point: Point) -> Objective | None:
         return None

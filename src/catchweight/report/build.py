@@ -324,7 +324,7 @@ def _sources(run: Run) -> list[Source]:
 
 def _what_runs(run: Run) -> str:
     """What a target measures: most run the file, PyTorch's run the network that it was exported from."""
-    return "network, in PyTorch," if str(run.request["target"]).startswith("torch") else "exported file"
+    return "network in PyTorch" if str(run.request["target"]).startswith("torch") else "exported file"
 
 
 def _snippets(run: Run) -> tuple[Snippet, ...]:

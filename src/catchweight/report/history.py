@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ def _is_race(folder: Path) -> bool:
 
 
 def _scored(candidate: Candidate, epochs: int, score: float) -> Candidate:
+    if not math.isfinite(score):
+        return replace(candidate, epochs=epochs, note="its training diverged")
     return replace(candidate, score=score, epochs=epochs, note=candidate.note or "so far")
 
 
@@ -120,4 +123,5 @@ def _evaluations(study: optuna.Study, phase: str) -> list[Evaluation]:
         if not trial.intermediate_values and trial.values and trial.datetime_complete:
             ended.append((trial.datetime_complete.timestamp(), trial.number, trial.values[score]))
     found = [Evaluation(score=v, name=f"candidate {n}", phase=phase, epochs=s) for s, n, v in sorted(stepped)]
-    return found + [Evaluation(score=v, name=f"trial {n}", phase=phase) for _, n, v in sorted(ended)]
+    found += [Evaluation(score=v, name=f"trial {n}", phase=phase) for _, n, v in sorted(ended)]
+    return [evaluation for evaluation in found if math.isfinite(evaluation.score)]  # others diverged

@@ -37,7 +37,8 @@ class Problem:
         name: tells apart searches in one storage.
         seed: of everything random. One worker with the same seed ends with the same front, interrupted or not.
         headroom: share of every limit that must stay free.
-        deadline: in seconds of ``time.monotonic``; once there is a candidate, none is begun after it.
+        deadline: in seconds of ``time.monotonic``; once there are ``least`` candidates, none is begun after it.
+        least: candidates that are evaluated in any case.
 
     Raises:
         UsageError: no budget.
@@ -52,6 +53,7 @@ class Problem:
     seed: int = 0
     headroom: float = 0.0
     deadline: float | None = None
+    least: int = 1
 
     def __post_init__(self) -> None:
         if not self.budgets:

@@ -20,6 +20,10 @@ NNCF = "nncf"
 """The name among the ways to choose ranges; it also decides where to round, and corrects biases itself."""
 
 
+class NncfError(CatchweightError):
+    """NNCF cannot quantise a graph; other ways of choosing ranges may."""
+
+
 def require_nncf() -> None:
     """Raises UsageError where NNCF is not installed."""
     if importlib.util.find_spec("nncf") is None:
@@ -38,7 +42,7 @@ def nncf_graph(
 
     Raises:
         UsageError: NNCF is not installed.
-        CatchweightError: NNCF cannot quantise the graph.
+        NncfError: NNCF cannot quantise the graph.
     """
     require_nncf()
     os.environ.setdefault("NNCF_CI", "1")  # it would report its use over the network
@@ -63,7 +67,7 @@ def nncf_graph(
             )
         except Exception as error:  # NNCF's errors have no common base
             reason = (str(error).splitlines() or [""])[0]
-            raise CatchweightError(f"NNCF cannot quantise this graph ({type(error).__name__}: {reason})") from error
+            raise NncfError(f"NNCF cannot quantise this graph ({type(error).__name__}: {reason})") from error
 
 
 @contextlib.contextmanager
@@ -78,4 +82,4 @@ def _silence() -> Iterator[None]:
         logging.disable(known)
 
 
-__all__ = ["NNCF", "nncf_graph", "require_nncf"]
+__all__ = ["NNCF", "NncfError", "nncf_graph", "require_nncf"]

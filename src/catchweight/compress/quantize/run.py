@@ -28,7 +28,7 @@ from ..digest import weights_digest
 from .calibrate import METHODS
 from .check import FileCheck
 from .layers import milliseconds
-from .nncf_graph import NNCF, require_nncf
+from .nncf_graph import NNCF, NncfError, require_nncf
 from .search import order, sensitivities, shortest_prefix
 from .settings import TOLERANCE, Latency, QuantizeResult, QuantizeSettings, Recipe
 from .trials import EQUALISED, PLAIN, UNLIMITED, Timer, Trials
@@ -138,7 +138,15 @@ class _Verdict:
         return best
 
     def _best(self, recipes: list[Recipe]) -> Recipe:
-        return min(recipes, key=lambda recipe: self.trials.error(recipe).error)
+        errors: dict[Recipe, float] = {}
+        for recipe in recipes:
+            try:
+                errors[recipe] = self.trials.error(recipe).error
+            except NncfError as error:
+                if len(recipes) == 1:
+                    raise
+                self.say(f"int8: {error}")
+        return min(errors, key=lambda recipe: errors[recipe])
 
     def _fastest(self, recipe: Recipe) -> tuple[list[str], Latency]:
         """Every layer in int8, or, should that not pay, only those that are faster in it by the runtime's profile."""

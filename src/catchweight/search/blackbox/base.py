@@ -113,9 +113,9 @@ class _Search:
         return bool(self.unheard)
 
     def _late(self, slots: Sequence[Slot]) -> bool:
-        """Whether the time is up and something was found; what other workers are at is not waited for."""
-        deadline = self.problem.deadline
-        return deadline is not None and time.monotonic() >= deadline and any(slot.done for slot in slots)
+        """Whether the time is up and enough was found; what other workers are at is not waited for."""
+        deadline, done = self.problem.deadline, sum(slot.done is not None for slot in slots)
+        return deadline is not None and time.monotonic() >= deadline and done >= max(1, self.problem.least)
 
     def _full(self, slots: Sequence[Slot]) -> bool:
         return self.exhausted or len(slots) >= self.evaluations

@@ -38,6 +38,16 @@ def open_storage(where: str | Path | None) -> optuna.storages.BaseStorage:
     return _database(str(where)) if "://" in str(where) else _journal(Path(where))
 
 
+def require_storage(where: str | Path) -> None:
+    """Open a storage and leave it again.
+
+    Raises: as :func:`open_storage`.
+    """
+    storage = open_storage(where)
+    if isinstance(storage, optuna.storages.RDBStorage):
+        storage.engine.dispose()
+
+
 class _KernelLock(JournalFileOpenLock):
     """Of a journal. Unlike Optuna's own locks, released by the operating system when its holder is killed.
 
