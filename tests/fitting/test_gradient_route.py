@@ -16,11 +16,11 @@ from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError, UsageError
 from catchweight.fitting import FitSettings, describe_plan, gradient_route, prepare
 from catchweight.fitting.gradient_route import PRETRAIN_SHARE, SEARCH_SHARE, TEACHER_SHARE
-from catchweight.fitting.job import OVERTIME, Job
+from catchweight.fitting.job import OVERTIME, Job, latency_limit
 from catchweight.fitting.random_route import RandomRoute
 from catchweight.fitting.settings import defaults
 from catchweight.front import Front
-from catchweight.nets import load_network
+from catchweight.nets import load_network, save_network
 from catchweight.search.gradient import co_search
 from catchweight.search.screen import Screening
 from catchweight.spaces.fasterseg import Part
@@ -150,9 +150,20 @@ def test_each_budget_has_a_search_of_its_own_and_time_is_shared(scenes, tmp_path
     assert windows == pytest.approx([9600, 4800])
 
 
-def test_each_budget_has_a_teacher_of_its_own(scenes, tmp_path):
+def test_each_budget_has_a_teacher_of_its_own(scenes, tmp_path, monkeypatch):
     """Also where both searches read off one student: it is trained for each, by the teacher found with it."""
-    run = tmp_path / "run"
+    run, train_teacher = tmp_path / "run", gradient_route.GradientRoute._train_teacher
+
+    def told_apart(self, point, result):
+        """At toy size both searches end with one teacher; here each has a weight that tells its budget."""
+        train_teacher(self, point, result)
+        file = self._folder(point.budget) / "teacher.pt"
+        net, meta = load_network(file)
+        with torch.no_grad():
+            next(net.parameters()).view(-1)[0] = latency_limit(point.budget) / 1e5
+        save_network(file, net, meta)
+
+    monkeypatch.setattr(gradient_route.GradientRoute, "_train_teacher", told_apart)
     tiny_fit(scenes, run, ["latency<=20s", "latency<=15s"], extra=["search.gradient.search_epochs=1"])
     teachers = {
         name: network_hash(load_network(run / "co-search" / f"{name}000ms" / "teacher.pt")[0]) for name in ("20", "15")
