@@ -85,6 +85,11 @@ class Candidate:
                 "score has score None and a note"
             )
 
+    @property
+    def ranked(self) -> bool:
+        """Whether it takes part in a front: it has a score that was not estimated."""
+        return self.score is not None and not self.estimated
+
     def to_json(self) -> dict[str, Any]:
         """JSON form, read back by :meth:`from_json`."""
         return {
@@ -145,8 +150,7 @@ class Front:
 
     def best(self, budget: Budget | None = None) -> Candidate | None:
         """The highest score among those the budget allows; the faster one of equals."""
-        scored = (c for c in self.candidates if c.score is not None and not c.estimated)
-        allowed = [c for c in scored if budget is None or budget.allows(c.cost)]
+        allowed = [c for c in self.candidates if c.ranked and (budget is None or budget.allows(c.cost))]
         return max(allowed, key=lambda c: (_score(c), -_latency_or_worst(c)), default=None)
 
     def knee(self, quantity: str = "latency") -> Candidate | None:
@@ -229,11 +233,7 @@ class Front:
             if name not in QUANTITIES:
                 raise unknown("cost quantity", name, QUANTITIES)
         return [
-            c
-            for c in self.candidates
-            if c.score is not None
-            and not c.estimated
-            and all(measured(name, c.cost) is not None for name in quantities)
+            c for c in self.candidates if c.ranked and all(measured(name, c.cost) is not None for name in quantities)
         ]
 
 

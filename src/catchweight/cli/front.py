@@ -104,7 +104,7 @@ def _summary(merged: Front, points: Sequence[Candidate], quantities: Sequence[st
     for name in quantities:
         knee = merged.knee(name)
         lines.append(f"knee in {name}: {arch_words(knee.arch) if knee else 'none (it needs three points and a bend)'}")
-    trained = [c for c in merged.candidates if c.score is not None and not c.estimated]
+    trained = [c for c in merged.candidates if c.ranked]
     worst = {q: max(measured(q, c.cost) or 0.0 for c in trained) for q in quantities}
     reference = Cost(**{QUANTITIES[q].field: value for q, value in worst.items()})
     return [*lines, _volume(merged, reference)]

@@ -329,11 +329,12 @@ def _checked(target: Target | str, tolerance: float, settings: QuantizeSettings)
         raise UsageError(f"{place} does not serve our int8 files; int8 is made for {' or '.join(RUNTIMES)}")
     if not tolerance >= 0:
         raise UsageError(f"the tolerance is in points of mIoU and 0 or more, but got {tolerance:g}")
+    known = (*METHODS, NNCF)
     for method in settings.methods:
-        if method not in (*METHODS, NNCF):
-            raise unknown("calibration", method, (*METHODS, NNCF))
+        if method not in known:
+            raise unknown("calibration", method, known)
     if not settings.methods:
-        raise UsageError(f"name at least one calibration: {', '.join((*METHODS, NNCF))}")
+        raise UsageError(f"name at least one calibration: {', '.join(known)}")
     if NNCF in settings.methods:
         require_nncf()
     return place
