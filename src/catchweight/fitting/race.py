@@ -135,9 +135,10 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
         nonlocal best
         name = label(candidate.arch)
         point.say(f"search: {name} to epoch {epochs}")
-        folder = _race_folder(job, route, point, candidate.arch, plan["epochs"])
+        objective = route.objective(candidate.arch, point)
+        folder = _race_folder(job, candidate.arch, plan["epochs"], objective)
         try:
-            score = _train_to(job, route, point, candidate.arch, folder, plan["epochs"], epochs)
+            score = _train_to(job, route, point, candidate.arch, objective, folder, plan["epochs"], epochs)
         except DivergedError as error:
             point.say(f"search: {name} is out, {error}")
             return -math.inf
@@ -162,28 +163,28 @@ def _search(job: Job, route: Route, point: Point, screening: Screening, plan: di
 
 
 def _train_to(
-    job: Job, route: Route, point: Point, arch: Arch, folder: Path, epochs: int, until: int | None = None
-) -> float:
+    job: Job, route: Route, point: Point, arch: Arch, objective: Objective | None, folder: Path, epochs: int,
+    until: int | None = None,
+) -> float:  # fmt: skip
     result = train(
         route.network(arch), job.data, job.recipe(size_of(arch), epochs), folder, cache=job.cache,
-        until_epoch=until, deadline=job.deadline(point.share), objective=route.objective(arch, point),
+        until_epoch=until, deadline=job.deadline(point.share), objective=objective,
     )  # fmt: skip
     return result.score
 
 
-def _race_folder(job: Job, route: Route, point: Point, arch: Arch, epochs: int) -> Path:
+def _race_folder(job: Job, arch: Arch, epochs: int, objective: Objective | None) -> Path:
     """Shared by all points: what two budgets have in common is trained once, unless their teachers differ."""
-    objective = route.objective(arch, point)
     taught = "" if objective is None else f"-{digest(objective.describe())}"
     return job.run.path("search", f"{label(arch)}-{epochs}{taught}")
 
 
 def _train(job: Job, route: Route, point: Point, winner: Candidate, epochs: int) -> dict[str, Any]:
     """Go on from where the race left the winner, to the end of its schedule."""
-    searched, folder = _race_folder(job, route, point, winner.arch, epochs), point.run.path("train")
+    objective, folder = route.objective(winner.arch, point), point.run.path("train")
     if not folder.exists():
-        copy_folder(searched, folder)
-    score = _train_to(job, route, point, winner.arch, folder, epochs)
+        copy_folder(_race_folder(job, winner.arch, epochs, objective), folder)
+    score = _train_to(job, route, point, winner.arch, objective, folder, epochs)
     copy_file(folder / "best.pt", point.run.path("model.pt"))
     return {"score": score, "candidate": winner.to_json()}
 
