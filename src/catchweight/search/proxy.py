@@ -35,7 +35,7 @@ class Features:
 
     Attributes:
         maps: (N, C, h, w) float16.
-        labels: (N, H, W) uint8, at the size at which loss and score are taken.
+        labels: (N, H, W) uint8, at the size at which loss and score are taken; on the same device.
     """
 
     maps: Tensor
@@ -43,6 +43,15 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.maps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie, and what stands behind the backbone is trained."""
+        return self.maps.device
+
+    def to(self, device: str | torch.device) -> Features:
+        """The same on another device."""
+        return Features(self.maps.to(device), self.labels.to(device))
 
     def part(self, indices: Sequence[int]) -> Features:
         """Some of the images."""
@@ -104,7 +113,7 @@ def _nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:
 
 @dataclass(frozen=True)
 class Proxy:
-    """A short training on features, and its score.
+    """A short training on features, and its score, on the device where the features lie.
 
     Attributes:
         train, val: what is learnt from, and where the score is taken.
@@ -130,7 +139,8 @@ class Proxy:
             seed: also of dropout and of the order of the images.
         """
         torch.manual_seed(seed)
-        module = make().train().to(memory_format=torch.channels_last)  # separable convolutions: 1.5 times as fast
+        # Channels last: separable convolutions are 1.5 times as fast.
+        module = make().train().to(self.train.device, memory_format=torch.channels_last)
         optimiser = torch.optim.SGD(
             module.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
@@ -142,7 +152,7 @@ class Proxy:
         return self._scored(module.eval())
 
     def _step(self, module: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator) -> None:
-        chosen = torch.randperm(len(self.train), generator=generator)[: self.batch]
+        chosen = torch.randperm(len(self.train), generator=generator)[: self.batch].to(self.train.device)
         labels = self.train.labels[chosen].long()
         logits = module(_laid_out(self.train.maps[chosen]))
         loss = cross_entropy(log_probabilities(logits, labels.shape[-2:]), labels)
@@ -157,7 +167,7 @@ class Proxy:
             labels = self.val.labels[begin : begin + self.batch]
             logits = module(_laid_out(self.val.maps[begin : begin + self.batch]))
             guess = log_probabilities(logits, labels.shape[-2:]).argmax(1).to(torch.uint8)
-            total += confusion_matrix(guess, labels, self.classes)
+            total += confusion_matrix(guess, labels, self.classes).cpu()
         return mean_iou(total.numpy())
 
 

@@ -188,7 +188,8 @@ def _task(context: CheckContext, protocol: Protocol) -> Task:
         "size": list(protocol.size),
         "label_stride": protocol.label_stride,
     }
-    train, val = (_features(context, protocol, net, split, key) for split in ("train", "val"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    train, val = (_features(context, protocol, net, split, key).to(device) for split in ("train", "val"))
     return Task(context, protocol, train, val, weights)
 
 
