@@ -51,11 +51,13 @@ def test_a_student_learns_from_a_trained_file(command, tmp_path: Path) -> None:
         scenes / "images",
         "--set",
         "mgd.region=50",
+        "--teacher-size",
+        "128x192",
     )
     code, said = command("train", scenes, *network, "--out", tmp_path / "semi", *QUICK, *semi)
     assert code == 0, said
     objective = load_state(tmp_path / "semi" / "last.pt")["identity"]["objective"]
-    assert objective["kind"] == "multi-granularity distillation"
+    assert (objective["kind"], objective["size"]) == ("multi-granularity distillation", [128, 192])
     assert yaml.safe_load((tmp_path / "semi" / "mgd.yaml").read_text())["region"] == 50
 
     code, said = command(*distilled)

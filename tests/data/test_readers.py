@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -304,6 +306,26 @@ def test_the_fingerprint_follows_files_classes_and_splits(tmp_path):
     assert changed != first
     (root / "classes.txt").write_text("sky\nroad\nbus\n")
     assert open_data(root).fingerprint() not in (first, changed)
+
+
+def test_a_copy_of_the_data_has_the_same_fingerprint_and_another_pixel_another(tmp_path):
+    root = many(tmp_path / "data")
+    first = open_data(root).fingerprint()
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)  # without the times of change
+    os.utime(tmp_path / "copy" / "images/00.png", (1, 1))
+    assert open_data(tmp_path / "copy").fingerprint() == first
+
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    seen, sizes = set(), set()
+    for row in (None, 0, 150, 299):
+        changed = pixels.copy()
+        if row is not None:
+            changed[row, 200] ^= 1
+        Image.fromarray(changed).save(root / "images/00.png")
+        seen.add(open_data(root).fingerprint())
+        sizes.add((root / "images/00.png").stat().st_size)
+    assert len(seen) == 4
+    assert len(sizes) < 4, "noise does not compress, so that the size alone would not tell"
 
 
 @pytest.mark.parametrize("make", [lambda root: folder(root, index_mask(3)), lambda root: yolo(root, SQUARE)])

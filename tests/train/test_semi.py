@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -245,6 +246,47 @@ def test_teachers_stay_as_they_are_and_only_the_student_learns(data: Segmentatio
     assert how.describe() == before
     assert {name.split(".")[0] for name in step.state_dict()} == {"net"}
     assert all(parameter.grad is not None for parameter in step.parameters())
+
+
+def test_teachers_see_the_same_mixtures_finer_than_the_student(data: SegmentationData) -> None:
+    """Of images that repeat every pixel, reduced for the student, the terms on mixtures are those at its own size."""
+    _, how = objective_for(data, image=1.0)
+    student = tiny_net(len(data.classes)).eval()
+    batch = next(iter(loaders(data).epoch(0)))
+    finer = batch.images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    sizes: dict[str, set[tuple[int, int]]] = {"student": set(), "teacher": set()}
+
+    def step_of(how: MultiGranularity) -> MgdStep:
+        step = how(student, SegmentationLoss(LossConfig()), True)
+        assert isinstance(step, MgdStep)
+        step.wide.net.backbone.register_forward_pre_hook(lambda _, x: sizes["teacher"].add(tuple(x[0].shape[-2:])))
+        return step
+
+    student.backbone.register_forward_pre_hook(lambda _, x: sizes["student"].add(tuple(x[0].shape[-2:])))
+    with torch.no_grad():
+        torch.manual_seed(0)
+        loss = step_of(replace(how, size=(128, 128)))(finer, batch.masks)
+        torch.manual_seed(0)
+        at_its_size = step_of(replace(how, size=(64, 64)))(finer, batch.masks)
+    assert sizes == {"student": {(64, 64)}, "teacher": {(128, 128), (64, 64)}}
+    torch.manual_seed(0)
+    with torch.no_grad():
+        plain = step_of(how)(batch.images, batch.masks)
+    assert at_its_size == pytest.approx(plain.item(), rel=0.05), "mixtures have the same boxes at both sizes"
+    assert loss != pytest.approx(plain.item(), rel=1e-3), "finer images tell the teachers something else"
+
+
+def test_batches_of_finer_images_have_the_students_masks(data: SegmentationData) -> None:
+    labelled, how = objective_for(data)
+    recipe = recipe_with(size=(64, 64), batch=2)
+
+    def make(**changes: Any) -> TrainLoader:
+        return TrainLoader(**({"data": labelled, "size": (64, 64), "batch": 2} | changes))
+
+    for size, images in (((128, 160), (128, 160)), ((32, 48), (64, 64)), (None, (64, 64))):
+        batch = next(iter(replace(how, size=size).batches(make, recipe).epoch(0)))
+        assert batch.images.shape == (6, 3, *images)
+        assert batch.masks.shape == (6, 64, 64)
 
 
 def test_a_training_with_unlabelled_images_pauses_and_goes_on_with_the_same_bits(

@@ -199,7 +199,7 @@ def train(
     ] = None,
     teacher_size: Annotated[
         str | None,
-        typer.Option("--teacher-size", metavar="HxW", help="Input size of the teacher. Default: the student's."),
+        typer.Option("--teacher-size", metavar="HxW", help="Input size of the teachers. Default: the student's."),
     ] = None,
     deep_teacher: Annotated[
         Path | None,
@@ -301,8 +301,9 @@ def _semi_supervised(
             "--unlabelled takes two teachers trained on the labels: a wide and shallow one as --teacher, a thin and "
             "deep one as --deep-teacher"
         )
-    if size is not None or settings[DISTILL]:
-        given = "--teacher-size" if size is not None else f"--set {DISTILL}{settings[DISTILL][0]}"
+    if settings[DISTILL]:
+        given = f"--set {DISTILL}{settings[DISTILL][0]}"
         raise UsageError(f"{given} is about plain distillation: with --unlabelled use --set {MGD}...")
     first, second = (load_teacher(path, data.classes) for path in (wide, deep))
-    return MultiGranularity(first, second, unlabelled_images(folder, data), override(MgdTerms(), settings[MGD]))
+    terms = override(MgdTerms(), settings[MGD])
+    return MultiGranularity(first, second, unlabelled_images(folder, data), terms, size=parse_size(size))

@@ -14,6 +14,8 @@ from torchvision.transforms.v2 import functional as F
 from ..data.loading import Batch, TrainLoader
 from .recipes import Recipe
 
+Size = tuple[int, int]
+
 
 class Batches(Protocol):
     """Repeatable batches by epoch, as ``TrainLoader`` gives them."""
@@ -50,7 +52,7 @@ class BringsBatches(Protocol):
 class FinerImages:
     """Batches whose images are finer than their masks: images of the inner loader, masks brought to ``size`` (H, W)."""
 
-    def __init__(self, inner: TrainLoader, size: tuple[int, int]) -> None:
+    def __init__(self, inner: Batches, size: Size) -> None:
         self.inner, self.size = inner, size
 
     @property
@@ -63,6 +65,13 @@ class FinerImages:
     def epoch(self, n: int, start_step: int = 0) -> Iterator[Batch]:
         for batch in self.inner.epoch(n, start_step):
             yield batch._replace(masks=F.resize_image(batch.masks, list(self.size), InterpolationMode.NEAREST_EXACT))
+
+
+def finer_size(teacher: Size | None, student: Size) -> Size | None:
+    """The size (H, W) to load images at, so that a teacher sees more than its student; ``None`` if it does not."""
+    if teacher is None or all(theirs <= mine for theirs, mine in zip(teacher, student, strict=True)):
+        return None
+    return max(teacher[0], student[0]), max(teacher[1], student[1])
 
 
 class Triples:

@@ -9,7 +9,8 @@ part: a wide and shallow one and a thin and deep one. Three levels:
 
 Departures: the authors also train each teacher against the student's predictions, which moves nothing because teachers
 are frozen, and is left out; their teachers run in training mode and so update their norm statistics, ours are in
-evaluation mode; pixels that zooming out has padded count for nothing.
+evaluation mode; pixels that zooming out has padded count for nothing. An option of our own: teachers that see the
+images at a larger size than the student.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from ..data import IGNORE
 from ..data.unlabelled import UnlabelledData
 from ..nets import SegmentationNet
 from ..tasks.losses import SegmentationLoss, cross_entropy, log_probabilities
-from .batches import Batches, MakeLoader, Triples, taken_apart
+from .batches import Batches, FinerImages, MakeLoader, Triples, finer_size, taken_apart
 from .distill.taps import Taps
-from .distill.teacher import Teacher, network_hash, require_same_classes, seen
+from .distill.teacher import Size, Teacher, network_hash, require_same_classes, seen
 from .recipes import Recipe
 
 AUTHORS_BATCH = 16
@@ -70,6 +71,8 @@ class MultiGranularity:
         unlabelled: images without labels, e.g. from ``labelled_share``.
         terms: weights and options.
         split: of ``unlabelled``.
+        size: (H, W) at which the teachers see the images. Where it is larger than the recipe's, images are loaded at
+            that size and reduced for the student, so the teachers see more detail; by default as the student does.
     """
 
     wide: SegmentationNet
@@ -77,6 +80,7 @@ class MultiGranularity:
     unlabelled: UnlabelledData
     terms: MgdTerms = MgdTerms()
     split: str = "train"
+    size: Size | None = None
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -86,14 +90,18 @@ class MultiGranularity:
             "unlabelled": f"{self.split}: {len(self.unlabelled.splits[self.split])} images",
             "images": self.unlabelled.fingerprint()[:16],
             "terms": self.terms.model_dump(mode="json"),
+            **({} if self.size is None else {"size": list(self.size)}),
         }
 
     def batches(self, make: MakeLoader, recipe: Recipe) -> Batches:
         """Each labelled image with two unlabelled ones; the labelled order is that of a training without them."""
         # The seeds of the three orders must differ, and those of neighbouring recipes must not meet.
         seeds = [recipe.seed + offset * 1_000_003 for offset in (1, 2)]
-        first, second = (make(data=self.unlabelled, split=self.split, seed=seed) for seed in seeds)
-        return Triples(make(), first, second)
+        finer = finer_size(self.size, recipe.size)
+        size = finer or recipe.size
+        first, second = (make(data=self.unlabelled, split=self.split, seed=seed, size=size) for seed in seeds)
+        triples = Triples(make(size=size), first, second)
+        return FinerImages(triples, recipe.size) if finer else triples
 
     def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
         """The step as a module.
@@ -106,7 +114,10 @@ class MultiGranularity:
 
 
 class MgdStep(nn.Module):
-    """uint8 images ``(3 B, 3, H, W)`` and masks ``(3 B, H, W)``, in turns x, u0, u1 -> the sum of all terms."""
+    """uint8 images ``(3 B, 3, H', W')`` and masks ``(3 B, H, W)``, in turns x, u0, u1 -> the sum of all terms.
+
+    The student sees (H, W).
+    """
 
     def __init__(
         self, net: SegmentationNet, loss: SegmentationLoss, how: MultiGranularity, channels_last: bool = True
@@ -117,24 +128,26 @@ class MgdStep(nn.Module):
         self.terms = terms = how.terms
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.taps = Taps(net, [terms.student_map] if terms.region else [])
-        self.wide = Teacher(how.wide, places=[terms.wide_map] if terms.region else [], channels_last=channels_last)
-        self.deep = Teacher(how.deep, channels_last=channels_last)
+        self.wide = Teacher(how.wide, how.size, [terms.wide_map] if terms.region else [], channels_last)
+        self.deep = Teacher(how.deep, how.size, channels_last=channels_last)
 
     def forward(self, images: Tensor, masks: Tensor) -> Tensor:
         terms = self.terms
         x, first, second = taken_apart(images, 3)
         labels, shown, other = taken_apart(masks, 3)
-        boxes = cutmix_boxes(len(x), (x.shape[2], x.shape[3]), terms.boxes, terms.box_area).to(x.device)
-        mixed = torch.where(boxes[:, None], second, first)
+        size = masks.shape[-2:]
+        boxes = cutmix_boxes(len(x), (size[0], size[1]), terms.boxes, terms.box_area).to(x.device)
+        mixed = torch.where(enlarged(boxes, x.shape[-2:])[:, None], second, first)
         padding = torch.where(boxes, other, shown) == IGNORE
-        logits = self.net.train_logits(seen(self.net, x, None, self.memory_format))
+        logits = self.net.train_logits(seen(self.net, x, size, self.memory_format))
         with self.taps.caught() as mine:
-            unlabelled = self.net.train_logits(seen(self.net, mixed, None, self.memory_format))[0]
+            unlabelled = self.net.train_logits(seen(self.net, mixed, size, self.memory_format))[0]
         total = self.loss(logits, labels)
         if terms.pixel:
-            guesses = [torch.where(boxes, t.classes(second), t.classes(first)) for t in (self.wide, self.deep)]
+            teachers = (self.wide, self.deep)
+            guesses = [torch.where(boxes, t.classes(second, size), t.classes(first, size)) for t in teachers]
             total = total + terms.pixel * pixel_labels(unlabelled, guesses, padding)
-            guesses = [teacher.classes(x) for teacher in (self.wide, self.deep)]
+            guesses = [teacher.classes(x, size) for teacher in teachers]
             total = total + terms.pixel * pixel_labels(logits[0], guesses, labels == IGNORE)
         if terms.region:
             theirs = self.wide(mixed)[1][terms.wide_map]
@@ -168,6 +181,13 @@ def image_difference(student: Tensor, teacher: Tensor) -> Tensor:
     """Absolute difference of the mean logits ``(B, K, h, w)`` over the image, summed over classes, mean over images."""
     mine, theirs = student.float().mean((2, 3)), teacher.detach().float().mean((2, 3))
     return (mine - theirs).abs().sum(1).mean()
+
+
+def enlarged(shown: Tensor, size: Size | torch.Size) -> Tensor:
+    """A mask ``(B, H, W)`` bool at another size."""
+    if shown.shape[-2:] == torch.Size(size):
+        return shown
+    return F.interpolate(shown[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0] > 0
 
 
 def cutmix_boxes(count: int, size: tuple[int, int], boxes: int, area: tuple[float, float]) -> Tensor:

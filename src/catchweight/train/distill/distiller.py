@@ -15,7 +15,7 @@ from ...data.classes import IGNORE
 from ...errors import UsageError
 from ...nets import SegmentationNet
 from ...tasks.losses import SegmentationLoss
-from ..batches import Batches, FinerImages, MakeLoader
+from ..batches import Batches, FinerImages, MakeLoader, finer_size
 from ..recipes import Recipe
 from .losses import Reduction, channel_kl, imitation, pixel_kl
 from .taps import Taps
@@ -87,10 +87,8 @@ class Distiller:
 
     def batches(self, make: MakeLoader, recipe: Recipe) -> Batches:
         """The plain batches, or such whose images have the teacher's size."""
-        if self.size is None or all(mine <= theirs for mine, theirs in zip(self.size, recipe.size, strict=True)):
-            return make()
-        larger = tuple(max(pair) for pair in zip(self.size, recipe.size, strict=True))
-        return FinerImages(make(size=larger), recipe.size)
+        finer = finer_size(self.size, recipe.size)
+        return FinerImages(make(size=finer), recipe.size) if finer else make()
 
     def __call__(self, net: SegmentationNet, loss: SegmentationLoss, channels_last: bool) -> nn.Module:
         """The step as a module.

@@ -50,10 +50,10 @@ class Teacher:
             logits = self.net.logits(seen(self.net, images, self.size, self.memory_format))
         return logits, maps
 
-    def classes(self, images: Tensor) -> Tensor:
-        """Most likely class of each pixel, ``(B, H, W)`` int64."""
+    def classes(self, images: Tensor, size: Size | torch.Size) -> Tensor:
+        """Most likely class of each pixel of a map of ``size`` (H, W): ``(B, H, W)`` int64."""
         logits, _ = self(images)
-        return F.interpolate(logits.float(), size=images.shape[-2:], mode="bilinear", align_corners=False).argmax(1)
+        return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False).argmax(1)
 
 
 def seen(
