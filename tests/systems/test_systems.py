@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from catchweight.systems.backbone import compare, proof_conditions
 from catchweight.systems.efficientdet import bifpn_params
 from catchweight.systems.eseg import zero_coarse_outputs
 from catchweight.systems.ffnet import QUICK, matched_arms, matched_sizes
-from catchweight.systems.result import SHIPPED
+from catchweight.systems.result import SHIPPED, Verdict
+from catchweight.systems.system import CheckContext
 from catchweight.targets.counts import count_macs
 
 
@@ -153,3 +156,34 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
     Run(tmp_path / "efficientdet-quick", {"check": "efficientdet", "quick": True, "data": "other"})
     with pytest.raises(CatchweightError, match="data="):
         run_check("efficientdet", quick=True, out=tmp_path)
+
+
+def test_a_check_of_another_protocol_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored of a check says nothing once its sizes are others."""
+    system = SYSTEMS["halp"]
+    assert system.protocol(True) != system.protocol(False)
+
+    class EnoughError(Exception):
+        pass
+
+    def check(context: CheckContext) -> Verdict:
+        raise EnoughError
+
+    def begin(**sizes: object) -> None:
+        changed = replace(system.protocols[1], **sizes)
+        monkeypatch.setitem(SYSTEMS, "halp", replace(system, check=check, protocols=(system.protocols[0], changed)))
+        run_check("halp", quick=True, out=tmp_path)
+
+    for sizes in ({}, {}):
+        with pytest.raises(EnoughError):
+            begin(**sizes)
+    with pytest.raises(CatchweightError, match=r"protocol\.steps=2, not 3"):
+        begin(steps=3)
+
+
+@pytest.mark.parametrize("system", [s for s in SYSTEMS.values() if s.protocols[0] is not None], ids=lambda s: s.name)
+def test_protocols_are_plain_and_the_same_in_every_process(system) -> None:  # type: ignore[no-untyped-def]
+    for quick in (False, True):
+        text = json.dumps(system.protocol(quick))
+        assert " object at 0x" not in text
+        assert json.loads(text) == system.protocol(quick)

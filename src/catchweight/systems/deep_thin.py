@@ -257,4 +257,5 @@ SYSTEM = System(
     check=check,
     needs_data=True,
     source=DataSource(open_images, _draw),
+    protocols=(FULL, QUICK),
 )

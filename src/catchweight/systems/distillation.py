@@ -111,4 +111,5 @@ SYSTEM = System(
     claim="With a trained teacher a small student gains 0.5 mIoU points or more in the same steps.",
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

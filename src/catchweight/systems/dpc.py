@@ -313,4 +313,5 @@ SYSTEM = System(
     claim="The best of 60 random cells, no dearer than ASPP, gains 1 mIoU point or more; short trainings rank them.",
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

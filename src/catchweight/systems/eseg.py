@@ -176,4 +176,5 @@ SYSTEM = System(
     claim="At equal latency, fusing P2-P9 gains 1 mIoU point or more over P2-P5 and looks 1.5 times as much afar.",
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

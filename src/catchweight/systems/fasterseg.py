@@ -363,4 +363,5 @@ SYSTEM = System(
     ),
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

@@ -201,4 +201,5 @@ SYSTEM = System(
     ),
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

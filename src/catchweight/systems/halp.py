@@ -333,4 +333,5 @@ SYSTEM = System(
     claim="At equal latency, a knapsack over the device's latencies keeps more importance and mIoU than uniform.",
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

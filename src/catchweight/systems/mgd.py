@@ -216,4 +216,5 @@ SYSTEM = System(
     ),
     check=check,
     needs_data=True,
+    protocols=(FULL, QUICK),
 )

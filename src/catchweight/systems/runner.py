@@ -53,6 +53,8 @@ def run_check(name: str, *, data: Path | None = None, quick: bool = False, out: 
     folder = Path(out) / label
     opened = _data(system, data, quick, folder)
     request = {"check": name, "quick": quick, "data": opened.fingerprint() if opened else None}
+    if protocol := system.protocol(quick):
+        request["protocol"] = protocol
     run = Run(folder, request)
     with run.locked():
         verdict = system.check(CheckContext(run, opened, quick))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from pydantic import BaseModel
 
 from ..data import SegmentationData
 from ..data.cache import PixelCache
@@ -86,6 +88,7 @@ class System:
         check: the experiment; ``None`` while there is none.
         needs_data: whether the check trains on a data set.
         source: of data that are not for segmentation.
+        protocols: the sizes of the experiment, in full and when quick: a check that was begun with others is refused.
     """
 
     name: str
@@ -97,3 +100,21 @@ class System:
     check: Callable[[CheckContext], Verdict] | None = None
     needs_data: bool = False
     source: DataSource | None = None
+    protocols: tuple[Any, Any] = (None, None)
+
+    def protocol(self, quick: bool) -> Any:
+        """The sizes as plain values."""
+        return plain(self.protocols[1 if quick else 0])
+
+
+def plain(value: Any) -> Any:
+    """Data classes and settings as dicts, functions by their names: what two runs of a check must have in common."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    return value.__qualname__ if callable(value) else value
