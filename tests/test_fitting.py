@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,11 +22,12 @@ from PIL import Image
 import catchweight as cw
 from catchweight.budget import Budget, Cost
 from catchweight.data.scenes import make_scenes
-from catchweight.errors import CatchweightError, StorageError, UsageError
+from catchweight.errors import CatchweightError, DivergedError, StorageError, UsageError
 from catchweight.files import write_json
-from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, prepare, whole
+from catchweight.fitting import BudgetMissedError, FitSettings, describe_plan, fallback, prepare, race, whole
 from catchweight.front import Arch, Candidate, Front
 from catchweight.nets import load_network
+from catchweight.spaces.whole import label
 
 pytestmark = pytest.mark.timeout(900)  # whole jobs, some of them killed and begun again
 
@@ -121,16 +123,74 @@ def test_fit_killed_at_any_moment_ends_with_the_same_weights(finished, scenes, t
     assert not (run / "run.lock").exists()
 
 
-def test_a_missed_budget_fails_says_by_how_much_and_is_measured_again(finished, scenes, tmp_path):
+def test_a_winner_whose_file_misses_the_budget_gives_way_to_the_next(finished, scenes, tmp_path, monkeypatch):
+    """Also when killed while what it made is put aside."""
     run = tmp_path / "missed"
     shutil.copytree(finished.folder, run)
+    trained = (run / "model.pt").read_bytes()
     measured = json.loads((run / "stages" / "measure.json").read_text())
-    measured["result"]["cost"]["latency_ms"] = 20_000.0  # as if the machine had been busy
+    measured["result"]["cost"]["latency_ms"] = 20_000.0
     (run / "stages" / "measure.json").write_text(json.dumps(measured))
-    with pytest.raises(BudgetMissedError, match="latency 20s is 100% over 10s"):
+
+    class KilledError(Exception):
+        pass
+
+    moved = []
+    rename = os.rename
+
+    def killed(source: Path, to: Path) -> None:
+        moved.append(source)
+        if len(moved) == 3:
+            raise KilledError
+        rename(source, to)
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(fallback.os, "rename", killed)
         tiny_fit(scenes, run)
+    second = tiny_fit(scenes, run)
+    assert second.best.arch != finished.best.arch
+    assert second.best.cost.latency_ms < 10_000
+    assert load_network(run / "model.pt")[0].spec.width == second.best.arch["width"]
+    assert (run / "passed" / label(finished.best.arch) / "model.pt").read_bytes() == trained
+    (passed,) = [c for c in second.front.candidates if c.note.startswith("passed over")]
+    assert passed.arch == finished.best.arch
+    assert "latency 20s is 100% over 10s" in passed.note
+    assert passed.cost.latency_ms == 20_000
+
+
+def test_a_budget_that_all_miss_fails_says_by_how_much_and_is_measured_again(finished, scenes, tmp_path, monkeypatch):
+    run = tmp_path / "missed"
+    shutil.copytree(finished.folder, run)
+    (run / "stages" / "measure.json").unlink()
+    with monkeypatch.context() as patched:
+        busy = 20_000.0
+        patched.setattr(race, "measured", lambda job, point, path, cost: replace(cost, latency_ms=busy))
+        for _ in range(2):  # the second call begins with the best again
+            with pytest.raises(BudgetMissedError, match="latency 20s is 100% over 10s"):
+                tiny_fit(scenes, run)
     assert "100%" in (run / "report.html").read_text()
-    assert tiny_fit(scenes, run).best.cost.latency_ms < 10_000
+    again = tiny_fit(scenes, run)
+    assert again.best.arch == finished.best.arch
+    assert again.best.score == finished.best.score
+    assert not any(c.note.startswith("passed over") for c in again.front.candidates)
+
+
+def test_a_winner_that_diverges_while_it_trains_on_gives_way_to_the_next(finished, scenes, tmp_path, monkeypatch):
+    run = tmp_path / "diverged"
+    shutil.copytree(finished.folder, run)
+    for stage in ("train", "export", "measure"):
+        (run / "stages" / f"{stage}.json").unlink()
+    on = race._train
+
+    def diverging(job, route, point, winner, epochs):
+        if winner.arch == finished.best.arch:
+            raise DivergedError("the loss became nan")
+        return on(job, route, point, winner, epochs)
+
+    monkeypatch.setattr(race, "_train", diverging)
+    second = tiny_fit(scenes, run)
+    assert second.best.arch != finished.best.arch
+    assert any("the loss became nan" in c.note for c in second.front.candidates)
 
 
 def test_an_unreachable_budget_is_told_before_training_with_the_nearest_figure(scenes, tmp_path):

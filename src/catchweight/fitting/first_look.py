@@ -42,8 +42,8 @@ def refuse_untrainable(data: SegmentationData, report: DataReport) -> None:
 def refuse_other_data(job: Job) -> None:
     """Every stage holds for the data set that it saw, so a run goes on with that one alone.
 
-    Another fingerprint alone proves nothing: files that were copied back have other times. Then all are read once more,
-    and what they show decides.
+    Another fingerprint alone proves nothing: another version may have made it in another way, or have read the files
+    otherwise. Then all are read once more, and what they show decides.
 
     Raises:
         CatchweightError: it is read in another format, or has changed since; tells in what.
@@ -56,7 +56,7 @@ def refuse_other_data(job: Job) -> None:
         )
     if known.get("fingerprint") == data.fingerprint():
         return
-    job.say(f"data: {data.root} has changed since, or was copied; reading it once more")
+    job.say(f"data: {data.root} has changed since, or was looked at by another version; reading it once more")
     today = _kept(data, check_data(data))
     differing = [name for name in SAME if name in known and known[name] != today[name]]
     if differing:
@@ -81,8 +81,8 @@ def _kept(data: SegmentationData, report: DataReport) -> dict[str, Any]:
 
 
 def _files_digest(data: SegmentationData) -> str:
-    """Of the splits and all files' names and lengths: unlike the fingerprint it outlives copying, which gives files
-    other times, and later versions, which read them otherwise."""
+    """Of the splits and all files' names and lengths: unlike the fingerprint it outlives later versions, which look at
+    files or read them otherwise."""
     digest = hashlib.sha256()
     for split in sorted(data.splits):
         for record in data.splits[split]:

@@ -33,7 +33,7 @@ from .first_look import look, refuse_other_data, refuse_untrainable
 from .gradient_route import GradientRoute
 from .job import Budgets, Job, Point, Say, prepare
 from .one_shot import OneShotRoute
-from .race import Route, race
+from .race import BudgetMissedError, Route, missed_text, race_within
 from .random_route import RandomRoute
 from .settings import FitSettings
 from .space_route import limits_predictable
@@ -52,10 +52,6 @@ NO_PREDICTION = (
     "a budget limits nothing that can be predicted (latency, macs or params), so known networks are measured and race "
     "each other"
 )
-
-
-class BudgetMissedError(CatchweightError):
-    """The exported file, measured on the target, is over the budget. Running again measures again."""
 
 
 @dataclass(frozen=True)
@@ -230,17 +226,13 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
         run.stage("data", lambda: job.run.result("data"))
         save_yaml(run.path("fit.yaml"), job.settings)
     compress = job.settings.compress.steps != "none"
-    final = compressed(job, route, point) if compress else race(job, route, point)
+    final = compressed(job, route, point) if compress else race_within(job, route, point)
     if not compress:
         search_ablation(job, point, final)
     missed = point.budget.violations(final.cost)
     if missed:
-        reconsider(point) if compress else run.forget("measure")
-        raise BudgetMissedError(
-            f"the budget is missed on {job.target}: {'; '.join(missed)} (as measured). The same "
-            "command measures again, should the machine have been busy; else raise search.headroom "
-            "and use a new --run folder"
-        )
+        reconsider(point)
+        raise BudgetMissedError(missed_text(job, missed))
     report = write_run_report(run)
     point.say(
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from ..files import copy_file, copy_folder, digest, sqlite_url, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network
 from ..report.watch import remaining
+from ..run import Run
 from ..search import fitting_plan, successive_halving
 from ..search.screen import Screening
 from ..spaces.whole import label, size_of
@@ -25,10 +26,15 @@ from ..targets.latency.observe import observable
 from ..train import train
 from ..train.step import Objective
 from ..train.timing import step_seconds
+from .fallback import next_winner, pass_over, told_passed_over
 from .job import Job, Point
 
 EVALUATION_SHARE = 0.35
 """Time of evaluating one image, as a share of training on it; only used to estimate."""
+
+
+class BudgetMissedError(CatchweightError):
+    """The exported file, measured on the target, is over the budget. Running again measures again."""
 
 
 class Route(Protocol):
@@ -66,25 +72,64 @@ def race(job: Job, route: Route, point: Point, *, blocks: bool = True) -> Candid
     Args:
         blocks: whether to tell which of its blocks waste the device.
     """
-    run, say = point.run, point.say
+    run = point.run
     screening = load_screening(run.stage("screen", lambda: dump_screening(route.candidates(point))))
     plan = run.stage("plan", lambda: _plan(job, route, point, screening))
     front = Front.from_json(run.stage("search", lambda: _search(job, route, point, screening, plan)))
-    winner = front.best(point.budget)
-    if winner is None:
-        run.forget("search")
-        raise CatchweightError("every candidate's training diverged: use a lower --set train.lr, in a fresh folder")
-    say(f"train: {label(winner.arch)}, the best of {len(screening.allowed)}")
-    trained = run.stage("train", lambda: _train(job, route, point, winner, plan["epochs"]))
+    winner, score = _trained_winner(job, route, point, front, plan["epochs"])
     exported = run.stage("export", lambda: _export(job, point, winner))
     if not exported["passed"]:
         raise CatchweightError(f"{run.path('model.onnx')} is not the network that was trained: {exported['message']}")
-    measured = run.stage("measure", lambda: _measure(job, point, winner, trained["score"], plan["epochs"]))
+    measured = run.stage("measure", lambda: _measure(job, point, winner, score, plan["epochs"]))
     final = Candidate.from_json(measured)
     if blocks:
         run.stage("blocks", lambda: told_blocks(job, point))
-    _write_front(run.path("front.json"), front, final, route.others(point))
+    _write_front(run, front, final, route.others(point))
     return final
+
+
+def race_within(job: Job, route: Route, point: Point) -> Candidate:
+    """As :func:`race`, the next candidate where the file of the best one misses the budget on the target.
+
+    Raises:
+        BudgetMissedError: none makes it; tells by how much the last one tried missed it.
+    """
+    while True:
+        final = race(job, route, point)
+        missed = point.budget.violations(final.cost)
+        if not missed:
+            return final
+        front = Front.from_json(point.run.result("search") or {})
+        if not pass_over(point, front, final, f"as a file it misses the budget: {'; '.join(missed)}"):
+            raise BudgetMissedError(missed_text(job, missed))
+
+
+def missed_text(job: Job, missed: Sequence[str]) -> str:
+    """What a budget that was missed is told by."""
+    return (
+        f"the budget is missed on {job.target}: {'; '.join(missed)} (as measured). The same command measures again, "
+        "should the machine have been busy; else raise search.headroom and use a new --run folder"
+    )
+
+
+def _trained_winner(job: Job, route: Route, point: Point, front: Front, epochs: int) -> tuple[Candidate, float]:
+    """The best candidate that can be trained to the end, and its score then.
+
+    Raises:
+        CatchweightError: every candidate diverged.
+    """
+    raced = sum(c.ranked for c in front.candidates)
+    while (winner := next_winner(point, front)) is not None:
+        point.say(f"train: {label(winner.arch)}, the best of {raced}")
+        try:
+            trained = point.run.stage("train", lambda c=winner: _train(job, route, point, c, epochs))  # type: ignore[misc]
+        except DivergedError as error:
+            if not pass_over(point, front, winner, str(error)):
+                raise
+        else:
+            return winner, float(trained["score"])
+    point.run.forget("search")
+    raise CatchweightError("every candidate's training diverged: use a lower --set train.lr, in a fresh folder")
 
 
 def dump_screening(screening: Screening) -> dict[str, Any]:
@@ -254,18 +299,23 @@ def told_blocks(job: Job, point: Point) -> dict[str, Any]:
     return {"told": True}
 
 
-def _write_front(path: Path, front: Front, final: Candidate, others: Iterable[Candidate]) -> None:
+def _write_front(run: Run, front: Front, final: Candidate, others: Iterable[Candidate]) -> None:
+    passed = told_passed_over(run)
+
     def told(candidate: Candidate) -> Candidate:
+        if candidate.arch in passed:
+            return passed[candidate.arch]
         beaten = candidate.score is not None and not candidate.note
         return replace(candidate, note=f"behind the chosen one at epoch {candidate.epochs}") if beaten else candidate
 
     raced = (told(c) for c in front.candidates if c.arch != final.arch)
     known = {final.arch, *(c.arch for c in front.candidates)}
     rest = (c for c in others if c.arch not in known)
-    write_json(path, Front((final, *raced, *rest)).to_json())
+    write_json(run.path("front.json"), Front((final, *raced, *rest)).to_json())
 
 
 __all__ = [
+    "BudgetMissedError",
     "Route",
     "dump_screening",
     "epoch_seconds",
@@ -273,7 +323,9 @@ __all__ = [
     "images",
     "load_screening",
     "measured",
+    "missed_text",
     "network_epoch_seconds",
     "race",
+    "race_within",
     "told_blocks",
 ]

@@ -63,7 +63,7 @@ class SearchSettings(Config):
     eta: int = Field(3, ge=2)
     """After each rung of a race one candidate in ``eta`` goes on."""
 
-    space: str = "elastic"
+    space: str = "elastic-fpn"
     """One-shot: the search space; a name in ``catchweight.spaces.SPACES``."""
     backbone: str = "tf_efficientnet_lite0"
     """One-shot: the timm backbone that is made elastic."""
@@ -75,7 +75,7 @@ class SearchSettings(Config):
     """One-shot: length of the supernet's training."""
     sandwich: Sandwich = Sandwich()
     """One-shot: which members learn in a step, and from what."""
-    explore: Annotated[str, AfterValidator(_known_strategy)] = "evolution"
+    explore: Annotated[str, AfterValidator(_known_strategy)] = "graded-evolution"
     """One-shot: who proposes members; a name in ``catchweight.search.STRATEGIES``."""
     evaluations: int = Field(160, ge=1)
     """One-shot: members that are scored with the supernet's weights."""
