@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from catchweight.errors import CatchweightError, UsageError
 from catchweight.files import read_json, write_json
 from catchweight.fitting import FitSettings, join
 from catchweight.fitting.join import job_of
+from catchweight.fitting.one_shot import LEAST_EVALUATIONS, note_deadline, noted_deadline
 from catchweight.front import Front
 from catchweight.run import Run
 from formula_target import formula
@@ -67,6 +69,22 @@ def test_others_do_the_rest_and_fit_goes_on(tmp_path: Path, database: bool) -> N
     assert result.best.arch in {c.arch for c in explored.candidates}
     with pytest.raises(UsageError, match="has been explored"):
         join(tmp_path / "run", lines.append)
+
+
+def test_who_joins_stops_when_the_exploration_does(tmp_path: Path) -> None:
+    """A later end than the clock says is kept; one that is past is that of a fit that was stopped."""
+    scenes = make_scenes(tmp_path / "scenes", {"train": 8, "val": 2}, size=(64, 96))
+    with pytest.raises(Killed):
+        tiny_fit(scenes, tmp_path / "run", "explore: candidate 1", ("search.evaluations=400",))
+    run = Run(tmp_path / "run")
+    assert noted_deadline(run) is None, "without --time"
+    note_deadline(run, time.monotonic() + 100)
+    assert noted_deadline(run) == pytest.approx(time.monotonic() + 100, abs=5)
+    note_deadline(run, time.monotonic() - 1)
+    assert noted_deadline(run) is None
+    note_deadline(run, time.monotonic() + 0.5)  # over before the first member is scored
+    front = join(run.folder, lambda line: None)
+    assert LEAST_EVALUATIONS <= len(front.candidates) < 100
 
 
 def test_what_cannot_be_joined_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli) -> None:  # noqa: ANN001

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import catchweight as cw
 from catchweight.budget import Budget, Cost
 from catchweight.data.scenes import make_scenes
 from catchweight.errors import CatchweightError
@@ -16,6 +17,9 @@ from catchweight.fitting import prepare, random_route
 from catchweight.fitting.job import Job
 from catchweight.fitting.random_route import RandomRoute
 from catchweight.front import Arch
+from catchweight.nets import load_network
+from catchweight.spaces.dpc import cell_of
+from formula_target import formula
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def route(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RandomRou
     def drawn(rng: random.Random) -> Arch:
         return Arch(number=rng.randrange(100), size=[64, 64])
 
-    vars(found)["space"] = SimpleNamespace(sample=drawn)
+    vars(found)["space"] = SimpleNamespace(distinct=lambda: SimpleNamespace(sample=drawn))
     monkeypatch.setattr(found, "predicted", lambda arch: Cost(latency_ms=float(arch["number"])))
     vars(found)["measured"] = lambda arch: Cost(latency_ms=float(arch["number"]))
     monkeypatch.setattr(random_route, "MOST_DRAWN", 20)
@@ -61,3 +65,19 @@ def test_a_wide_headroom_leaves_members_to_race(route: RandomRoute) -> None:
     found = [c.cost.latency_ms for c in route._drawn(Budget.parse("latency<=100ms"))]
     assert found
     assert all(35 <= ms <= 50 for ms in found)
+
+
+@pytest.mark.timeout(600)
+def test_dense_prediction_cells_are_drawn_once_each_as_published_and_race(tmp_path: Path) -> None:
+    scenes = make_scenes(tmp_path / "scenes", {"train": 4, "val": 2}, size=(64, 64))
+    settings = (
+        "search.strategy=random", "search.space=dpc", "search.backbone=test_efficientnet", "search.scales=[1.0]",
+        "search.profiled=10", "search.most=2", "train.epochs=1", "train.batch=2", "train.tensorboard=false",
+        "train.accelerator=cpu",
+    )  # fmt: skip
+    with formula():
+        found = cw.fit(scenes, "latency<=10s", run=tmp_path / "run", set_=settings, threads=1, weights="none")
+    raced = [c.arch for c in found.points[0].front.candidates if c.epochs]
+    assert len(raced) == 2
+    assert all(cell_of(arch) == cell_of(arch).canonical() for arch in raced)
+    assert "rate=0.12" in load_network(tmp_path / "run" / "model.pt")[0].spec.name, "of 64 pixels instead of 513"

@@ -36,7 +36,7 @@ def test_the_published_space_has_the_published_size():
     assert options.encodings == 120 * 81**5 == 418_414_128_120
     space = DensePredictionCells(3, [(64, 96)], backbone=BACKBONE, config=DpcConfig(filters=8))
     assert space.size() == options.encodings
-    assert space.cells().size() == different_cells(5, 81) < options.encodings
+    assert space.distinct().size() == different_cells(5, 81) < options.encodings
 
 
 def every_cell(options: CellOptions) -> list[dict]:

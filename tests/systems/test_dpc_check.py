@@ -34,7 +34,8 @@ def test_a_stopped_check_goes_on_and_ends_as_an_undisturbed_one(tmp_path: Path, 
     assert resumed.figures == whole.figures
     assert resumed.passed is None
     assert len(whole.claim) == 4
-    assert len(whole.control) == 1
+    assert len(whole.control) == 2
+    assert len(whole.figures["ranks"]["permuted_labels"]["short"]) == QUICK.ranked
     assert len(whole.figures["ranks"]["short"]) == QUICK.ranked
     assert whole.figures["local_and_uniform"].keys() == {"a", "b", "differences", "mean", "wins"}
     (found,) = whole.figures["cells"].values()

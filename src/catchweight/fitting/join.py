@@ -11,7 +11,7 @@ from ..front import Front
 from ..run import Run
 from .first_look import known_data
 from .job import Job, Say, prepare
-from .one_shot import OneShotRoute
+from .one_shot import OneShotRoute, noted_deadline
 from .settings import FitSettings
 
 ASKED = ("data", "budget", "target", "size", "settings", "minutes", "threads", "weights")
@@ -38,7 +38,7 @@ def job_of(run: Run, say: Say = print) -> Job:
 
 
 def join(folder: Path | str, say: Say = print) -> Front:
-    """Score members of a run's supernet until its exploration is done; what all workers found.
+    """Score members of a run's supernet until its exploration is done, or its ``--time`` is; what all workers found.
 
     Any number of processes may do so at once, beside ``fit`` or while it is stopped; each takes the next member, and
     what a killed one had begun is taken up again. A machine of its own needs the run folder (shared, or a copy), the
@@ -67,7 +67,7 @@ def join(folder: Path | str, say: Say = print) -> Front:
         )
     if not supernet.exists():
         raise CatchweightError(f"{folder} lacks its supernet, {supernet}: join with the whole run folder")
-    return OneShotRoute(job).explored_with_others(planned["evaluations"])
+    return OneShotRoute(job).explored_with_others(planned["evaluations"], noted_deadline(run))
 
 
 __all__ = ["job_of", "join"]

@@ -14,9 +14,10 @@ from typing import Any
 
 from ..budget import Budget
 from ..errors import CatchweightError, StorageError, UsageError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..front import Arch, Candidate, Front
 from ..nets import SegmentationNet, load_network, save_network
+from ..run import Run
 from ..search import strategy_named
 from ..search.blackbox.store import require_storage
 from ..search.one_shot import SupernetScore
@@ -42,6 +43,8 @@ CamVid the whole run came to 0.36 mIoU, where known networks come to 0.6 in the 
 WORTH_S = 1200.0
 """So is one in a shorter job: profiling, exploring and measuring take five minutes and more whatever the data, and of
 twelve minutes with a small data set one epoch was left to train what had been found."""
+UNTIL = "explore-until.json"
+"""When the exploration under way ends, for those who join it."""
 TOO_SHORT = (
     "the time is short for one, and little will be left to train what it finds; with another --run folder, "
     "--set search.strategy=whole trains known networks instead"
@@ -197,7 +200,9 @@ class OneShotRoute(SpaceRoute):
     def _explore(self) -> dict[str, Any]:
         """Search the members below the loosest budget; one search serves all budgets, relaxed ones included."""
         count = self.job.run.stage("explore-plan", self._plan_exploration)["evaluations"]
-        front = self.explored_with_others(count)
+        deadline = self.job.deadline(OVERTIME * EXPLORE_SHARE)
+        note_deadline(self.job.run, deadline)
+        front = self.explored_with_others(count, deadline)
         write_json(self.job.run.path("explored.json"), front.to_json())
         return {"evaluations": len(front.candidates)}
 
@@ -211,11 +216,15 @@ class OneShotRoute(SpaceRoute):
         job.say(f"explore: {count} members by {self.settings.explore}, at most {count * seconds / 60:.0f} min")
         return {"evaluations": count}
 
-    def explored_with_others(self, count: int) -> Front:
-        """Score members together with all who share the storage, until there are ``count``."""
+    def explored_with_others(self, count: int, deadline: float | None) -> Front:
+        """Score members together with all who share the storage, until there are ``count`` or the time is over.
+
+        Args:
+            deadline: in seconds of ``time.monotonic``.
+        """
         job, url = self.job, self.settings.storage
         problem = Problem(
-            decisions=self.space.decisions(),
+            decisions=self.space.distinct(),
             evaluate=self.score,
             cost=self.predicted,
             budgets=tuple(without_unpredictable(budget) for budget in self._served()),
@@ -223,7 +232,7 @@ class OneShotRoute(SpaceRoute):
             name=f"explore {job.run.created:.6f}" if url else "search",
             seed=job.settings.train.seed,
             headroom=self.settings.headroom,
-            deadline=job.deadline(OVERTIME * EXPLORE_SHARE),
+            deadline=deadline,
             least=LEAST_EVALUATIONS,
         )
         return strategy_named(self.settings.explore).search(problem, count, lambda line: job.say(f"explore: {line}"))
@@ -237,3 +246,16 @@ class OneShotRoute(SpaceRoute):
     @cached_property
     def _explored(self) -> Front:
         return Front.read(self.job.run.path("explored.json"))
+
+
+def note_deadline(run: Run, deadline: float | None) -> None:
+    """Tell those who join when the exploration under way ends."""
+    until = None if deadline is None else time.time() + deadline - time.monotonic()
+    write_json(run.path(UNTIL), {"until": until})
+
+
+def noted_deadline(run: Run) -> float | None:
+    """In seconds of ``time.monotonic``; ``None`` for no bound, also where it is past: then ``fit`` was stopped."""
+    path = run.path(UNTIL)
+    until = read_json(path)["until"] if path.exists() else None
+    return None if until is None or until < time.time() else time.monotonic() + until - time.time()

@@ -61,7 +61,7 @@ class RandomRoute(SpaceRoute):
         found = 0
         tight, rng = budget.tightened(self.settings.headroom), random.Random(self.job.settings.train.seed)
         for _ in range(MOST_DRAWN):
-            arch = self.space.sample(rng)
+            arch = self.space.distinct().sample(rng)
             candidate = Candidate(arch, self.predicted(arch))
             if not predicted_within(tight, candidate.cost, 1.0):
                 continue

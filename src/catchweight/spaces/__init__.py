@@ -7,7 +7,7 @@ from collections.abc import Callable
 from .block_map import BlockMap, ExpectedLatency
 from .choices import Choice, Kernel, Resolution, Width
 from .decisions import Decision, Decisions
-from .dpc import DensePredictionCells
+from .dpc import DensePredictionCells, dpc_space
 from .elastic import Elastic
 from .elastic_layers import ElasticConv, ElasticDepthwise, Residual, Zoomed, basic_block
 from .elastic_pyramid import ElasticPyramid, elastic_fpn
@@ -21,7 +21,7 @@ from .whole import WholeNetworks
 SPACES: dict[str, Callable[..., SegmentationSpace]] = {
     "elastic": ElasticPyramid,
     "elastic-fpn": elastic_fpn,
-    "dpc": DensePredictionCells,
+    "dpc": dpc_space,
     "fasterseg": fasterseg_space,
 }
 """Spaces that ``fit`` searches, by name; called with (classes, sizes, backbone=, weights=)."""

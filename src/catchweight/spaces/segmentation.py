@@ -68,6 +68,11 @@ class SegmentationSpace(SegmentationNet, Space):
             self._decisions = super().decisions()
         return self._decisions
 
+    def distinct(self) -> Decisions:
+        """What a search draws from: :meth:`decisions`; where several of their architectures may stand for one network,
+        such that give every network once."""
+        return self.decisions()
+
     @abstractmethod
     def network_name(self, arch: Mapping[str, Any]) -> str:
         """The name under which ``build_network`` makes this member."""

@@ -2,8 +2,8 @@
 
 Claim check: the best of N random cells, no dearer than ASPP, against ASPP at equal training; and whether a short
 training ranks cells as a longer one does. The deliberately broken arm searches with permuted labels, every image with
-another one's, and trains its choice as the others: if that gains too, it was not the search. Local moves against
-uniform draws alone are reported, not judged.
+another one's, and trains its choice as the others: if that gains too, it was not the search. Ranks by short trainings
+with permuted labels must say nothing of the long ones. Local moves against uniform draws alone are told, not judged.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def check(context: CheckContext) -> Verdict:
         "weights": task.weights,
         **_said(protocol),
     }
-    return _verdict(protocol, trial, control, dearest, ranks["spearman"], figures)
+    return _verdict(protocol, trial, control, dearest, ranks, figures)
 
 
 def _verdict(
@@ -161,16 +161,20 @@ def _verdict(
     trial: PairedTrial,
     control: PairedTrial,
     dearest: float,
-    spearman: float,
+    ranks: dict[str, Any],
     figures: dict[str, Any],
 ) -> Verdict:
     claim = (
         Condition("mean mIoU gain of the best cell found over ASPP (points)", trial.mean, GAIN),
         Condition("seeds in which the cell found is not worse", trial.wins, WINS * len(protocol.seeds)),
         Condition("MACs of the cell found over ASPP's, most of all seeds", dearest, 1.0, "<="),
-        Condition(f"Spearman correlation, {protocol.short} with {protocol.long} steps", spearman, RANKS),
+        Condition(f"Spearman correlation, {protocol.short} with {protocol.long} steps", ranks["spearman"], RANKS),
     )
-    broken = (Condition("searched with permuted labels: mean mIoU gain over ASPP (points)", control.mean, GAIN),)
+    misled = ranks["permuted_labels"]["spearman"]
+    broken = (
+        Condition("searched with permuted labels: mean mIoU gain over ASPP (points)", control.mean, GAIN),
+        Condition(f"Spearman correlation, {protocol.short} steps with permuted labels", misled, RANKS),
+    )
     return Verdict(claim, broken, figures, protocol.seeds)
 
 
@@ -272,19 +276,24 @@ def _trained(task: Task, cell: Cell, seed: int) -> float:
 
 
 def _ranks(task: Task) -> dict[str, Any]:
-    """Scores of random cells after a short and a long training."""
+    """Scores of random cells after a short and a long training, and after a short one with permuted labels."""
     protocol = task.protocol
 
-    def scores(name: str, steps: int, seed: int) -> list[float]:
-        front = _front(task, name, task.proxy, RandomSearch(), RANKED_SEED, protocol.ranked, steps, seed)
+    def scores(name: str, proxy: Proxy, steps: int, seed: int) -> list[float]:
+        front = _front(task, name, proxy, RandomSearch(), RANKED_SEED, protocol.ranked, steps, seed)
         return [100 * (candidate.score or 0.0) for candidate in front.candidates]
 
     def work() -> dict[str, Any]:
-        short, long = scores("short", protocol.short, 500), scores("long", protocol.long, 501)
+        short = scores("short", task.proxy, protocol.short, 500)
+        long = scores("long", task.proxy, protocol.long, 501)
         return {"short": short, "long": long, "spearman": float(spearmanr(short, long).statistic)}
 
+    def broken(known: dict[str, Any]) -> dict[str, Any]:
+        short = scores("short-broken", task.broken, protocol.short, 500)
+        return {"short": short, "spearman": float(spearmanr(short, known["long"]).statistic)}
+
     found: dict[str, Any] = task.context.stage("ranks", work)
-    return found
+    return found | {"permuted_labels": task.context.stage("ranks-broken", lambda: broken(found))}
 
 
 def _local(task: Task) -> dict[str, Any]:

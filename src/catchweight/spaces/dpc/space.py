@@ -16,6 +16,9 @@ from ..segmentation import SegmentationSpace, Size
 from .cells import CellOptions, Cells, cell_of
 from .elastic_cell import OpenCell
 
+PUBLISHED_CROP = 513
+"""Pixels on either side of the crops for which the published rates were chosen."""
+
 _BRANCH = re.compile(r"(cell\.branches\.(\d+))\.(.*)")
 
 
@@ -67,8 +70,8 @@ class DensePredictionCells(SegmentationSpace):
     def logits(self, x: Tensor) -> Tensor:
         return self.head(self.cell(self.backbone(x)[-1]))
 
-    def cells(self) -> Cells:
-        """The same space with every cell once, however its branches are ordered."""
+    def distinct(self) -> Cells:
+        """The same space with every cell once, however its branches are ordered, and operations drawn as published."""
         return Cells(self.cell_options, [self.decisions()["size"]])
 
     def network_name(self, arch: Mapping[str, Any]) -> str:
@@ -87,4 +90,14 @@ class DensePredictionCells(SegmentationSpace):
         return {name: mine[here(name)] for name in self.subnet(arch, "none").state_dict()}
 
 
-__all__ = ["DensePredictionCells"]
+def dpc_space(
+    classes: int, sizes: Sequence[Size], *, backbone: str = "tf_efficientnet_lite0", weights: Weights = "none"
+) -> DensePredictionCells:
+    """The published space, as the table of spaces makes it: on inputs smaller than the published crop rates shrink with
+    it, since the largest would see nothing but padding."""
+    shorter = max(min(size) for size in sizes)
+    rate = None if shorter >= PUBLISHED_CROP else round(shorter / PUBLISHED_CROP, 2)
+    return DensePredictionCells(classes, sizes, backbone=backbone, weights=weights, config=DpcConfig(rate=rate))
+
+
+__all__ = ["DensePredictionCells", "dpc_space"]
