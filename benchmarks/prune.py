@@ -119,7 +119,7 @@ def arm(
     result = prune(
         net, data, target, f"latency<={share * whole_ms:.4f}ms", plan.tune.model_copy(update={"seed": seed}),
         folder / f"seed{seed}-{share:g}-{method}", settings=plan.settings.model_copy(update={"method": method}),
-        variants=plan.variants, table=shared_table(folder), cache=cache, quiet=True,
+        variants=plan.variants, table=shared_table(folder), cache=cache, whole_ms=whole_ms, quiet=True,
     )  # fmt: skip
     share_table(folder / f"seed{seed}-{share:g}-{method}" / "table", folder)
     return {
@@ -178,7 +178,8 @@ def summarise(plan: Plan, rows: Sequence[dict[str, Any]], out: Path, target: Tar
         for method in plan.methods:
             found = [table[key] for seed in plan.seeds if (key := (name, share, seed, method)) in table]
             if found:
-                ratios = ", ".join(f"{row['latency_ms'] / row['limit_ms']:.3f}" for row in found)
+                landed = [row["latency_ms"] / row["latency_before_ms"] / row["share"] for row in found]
+                ratios = ", ".join(f"{ratio:.3f}" for ratio in landed)
                 mean, kept = fmean(row["miou"] for row in found), fmean(row["kept"] for row in found)
                 lines.append(f"| {name} | {share:.0%} | {method} | {len(found)} | {mean:.2f} | {kept:.3f} | {ratios} |")
     lines += ["", f"{OURS} against each baseline, same seeds:", ""]

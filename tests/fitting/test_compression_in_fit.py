@@ -199,8 +199,10 @@ def test_the_trainings_after_the_races_end_with_the_time(
         patch.setattr("catchweight.fitting.ablation.train", stopped)
         run = again(finished, tmp_path / "ablation", "undistilled")
         toy_fit(scenes, run, budget, ablation="full")
-    rows = [row["stage"] for row in read_json(run / "ablation.json")["rows"]]
-    assert rows == ["all steps", "without compression", "without pruning", "without int8"]
+    *rows, left_out = read_json(run / "ablation.json")["rows"]
+    assert [row["stage"] for row in rows] == ["all steps", "without compression", "without pruning", "without int8"]
+    assert left_out["stage"] == "without distillation"
+    assert "not trained" in left_out["note"]
     with monkeypatch.context() as patch:
         patch.setattr("catchweight.compress.halp.train", failed)
         toy_fit(scenes, again(finished, tmp_path / "prune", "prune", "int8", "undistilled"), budget, ablation="full")

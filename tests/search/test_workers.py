@@ -240,7 +240,11 @@ def postgres(log) -> Iterator[Workers]:
         pytest.skip(f"a PostgreSQL server does not run as root, and there is no user postgres here: {error}")
     user = who.get("user", getpass.getuser())
     run = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, **who}
-    subprocess.run([_server_tool("initdb"), "-D", folder / "data", "-A", "trust", "--no-sync"], check=True, **run)
+    made = [_server_tool("initdb"), "-D", folder / "data", "-A", "trust", "--no-sync"]
+    done = subprocess.run(made, check=False, **(run | {"stderr": subprocess.PIPE}))
+    if done.returncode:
+        shutil.rmtree(folder, ignore_errors=True)
+        pytest.skip(f"a PostgreSQL server cannot be set up here: {done.stderr.decode(errors='replace').strip()[:200]}")
     settings = [f"unix_socket_directories={folder}", "listen_addresses=", "fsync=off"]
     options = [part for setting in settings for part in ("-c", setting)]
     server = subprocess.Popen([_server_tool("postgres"), "-D", folder / "data", *options], **run)

@@ -165,7 +165,7 @@ def _export(network: Path, data: SegmentationData, out: Path, clock: Clock) -> N
 
     net, meta = load_network(network)
     height, width = meta["size"]
-    export(net, out, size=(height, width), classes=data.classes)
+    export(net, out, size=(height, width), classes=data.classes, meta=meta)
     checked = verify(out, net, EvalLoader(data, "val", (height, width), 8), data.classes)
     if not checked.passed:
         raise CatchweightError(checked.message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -87,7 +88,9 @@ def descend(
     scales = Scales(net, target, size, latency_ms)
     line = _line(aimed, pruner, scales, limit)
     schedule(pruner, line.predicted(limit), say, lambda: save(pruner, checkpoint), deadline)
-    landing = land(pruner, scales, line, limit, say)
+    landing = replace(
+        land(pruner, scales, line, limit, say), bundles=pruner.bundles, median_error=predictor.error.median
+    )
     write_json(folder / "steps.json", pruner.state.history)
     for name, parameter in subject.named_parameters():
         parameter.requires_grad_(not trained or name in trained)

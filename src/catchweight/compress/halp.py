@@ -94,6 +94,7 @@ def prune(
     objective: Objective | None = None,
     cache: PixelCache | None = None,
     deadline: float | None = None,
+    whole_ms: float | None = None,
     say: Say = print,
     quiet: bool = False,
 ) -> PruneResult:
@@ -114,6 +115,8 @@ def prune(
         objective: of the fine-tuning, e.g. distillation from the network as it was.
         deadline: in seconds of ``time.monotonic``; the epoch of fine-tuning during which it passes is the last one, and
             profiling and the steps leave that its share of the time.
+        whole_ms: what ``net`` takes, where that is known: prunings that are compared with each other should be told
+            the same, so that they are pruned by the same factor. By default it is measured.
         say: told every step in a line, with the time that is left.
         quiet: no progress bar of the fine-tuning.
 
@@ -132,10 +135,11 @@ def prune(
         "target": str(target), "threads": target.threads, "batch": target.batch,
         "recipe": recipe.model_dump(mode="json"), "settings": settings.model_dump(mode="json"), "variants": variants,
         "objective": objective.describe() if objective is not None else {},
+        **({} if whole_ms is None else {"whole_ms": whole_ms}),
     }  # fmt: skip
     run = Run(folder, request)
     with run.locked():
-        job = _Job(net, data, target, limit, recipe, settings, run, cache or PixelCache(), say, quiet)
+        job = _Job(net, data, target, limit, recipe, settings, run, cache or PixelCache(), whole_ms, say, quiet)
         landing = job.pruned(variants, table, deadline)
         return job.finished(landing, objective, deadline)
 
@@ -164,6 +168,7 @@ class _Job:
     settings: HalpSettings
     run: Run
     cache: PixelCache
+    whole_ms: float | None
     say: Say
     quiet: bool
 
@@ -206,10 +211,11 @@ class _Job:
         return deadline - left * TUNING_KEPT * tuning / (steps + tuning)
 
     def _start(self) -> dict[str, Any]:
-        measured = alone(self.net, self.target, self.size)
+        known: tuple[float, list[str]] | None = None if self.whole_ms is None else (self.whole_ms, [])
+        latency, notes = known or alone(self.net, self.target, self.size)
         score = self.score(self.net)
-        self.say(f"start: {measured.median_ms:.2f} ms on {self.target}, mIoU {score:.4f}")
-        return {"latency_ms": measured.median_ms, "score": score, "notes": list(measured.notes)}
+        self.say(f"start: {latency:.2f} ms on {self.target}, mIoU {score:.4f}")
+        return {"latency_ms": latency, "score": score, "notes": notes}
 
     def finished(self, landing: Landing, objective: Objective | None, deadline: float | None) -> PruneResult:
         """Fine-tune, measure, tell."""

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from ..config import Config
 from ..errors import CatchweightError, StorageError
+from ..quiet import give_way
 from ..train.checkpoints import load_state, save_state
 from .allocate import METHODS, Problem
 from .channels import Groups, Ints, removal
@@ -139,6 +140,7 @@ class Pruner:
         importance = TaylorImportance(self.net, self.groups.groups)
         self.net.train()
         for number in range(self.settings.interval):
+            give_way()
             self.net.zero_grad(set_to_none=True)  # of frozen weights too, which the optimiser does not know
             loss = self.loss(self.net, self.state.step * self.settings.interval + number)
             if not bool(torch.isfinite(loss)):

@@ -17,6 +17,7 @@ from .steps import INT8, PRUNE, Made, quantised
 
 UNDISTILLED = "undistilled"
 """Stage and folder of the fine-tuning without a teacher."""
+NOT_RUN = "not trained: that takes --set compress.ablation=full, and the time for it"
 
 
 def ablation(
@@ -56,6 +57,8 @@ def ablation(
         if as_trained is not None:
             add("without int8", pruned or trained, "relaxed", PRUNE)
         add("without distillation", undistilled, "relaxed", "int8-as-trained", UNDISTILLED)
+        if undistilled is None and pruned is not None and pruned.accepted:
+            rows.append({"stage": "without distillation", "note": NOT_RUN})
     write_json(point.run.path("ablation.json"), {"rows": rows})
     return {"rows": len(rows)}
 

@@ -26,6 +26,7 @@ from ..compress.latency import ChannelCosts, Floats, Widths, predicted_costs
 from ..compress.stairs import bundles, options
 from ..compress.tables import pruning_predictor
 from ..nets import SegmentationNet, build_network
+from ..quiet import give_way
 from ..targets import Target
 from ..train import Recipe, scratch
 from .result import Condition, Verdict
@@ -61,6 +62,10 @@ class Protocol:
     seeds: tuple[int, ...] = tuple(range(10))
     accuracy_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     base: Recipe = scratch().model_copy(update={"epochs": 8, "eval_every": 8, "size": (96, 128), "tensorboard": False})
+    converged: Recipe = scratch().model_copy(
+        update={"epochs": 40, "eval_every": 40, "size": (96, 128), "tensorboard": False}
+    )
+    """Part 4's networks before pruning: after eight epochs pruned ones gain twenty points by being trained on."""
     tune: Recipe = scratch().model_copy(update={"epochs": 8, "eval_every": 8, "size": (96, 128), "tensorboard": False})
     variants: int = 24
     iterations: int = 40
@@ -79,6 +84,7 @@ QUICK = replace(
     seeds=(0,),
     accuracy_seeds=(0,),
     base=FULL.base.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
+    converged=FULL.converged.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
     tune=FULL.tune.model_copy(update={"epochs": 1, "eval_every": 1, "batch": 4}),
     variants=10,
     iterations=2,
@@ -105,7 +111,10 @@ def check(context: CheckContext) -> Verdict:
         "chained_shares": chained,  # told, not judged: layers whose costs depend on each other
         "trained": trained,
         "accuracy": accuracy,
-        "recipes": {"base": protocol.base.model_dump(mode="json"), "tune": protocol.tune.model_dump(mode="json")},
+        "recipes": {
+            name: recipe.model_dump(mode="json")
+            for name, recipe in (("base", protocol.base), ("converged", protocol.converged), ("tune", protocol.tune))
+        },
     }
     return Verdict(claim, control, figures, protocol.seeds)
 
@@ -253,17 +262,17 @@ def _target() -> Target:
     return Target.parse("onnxruntime:cpu", threads=THREADS)
 
 
-def _base(context: CheckContext, protocol: Protocol, seed: int) -> SegmentationNet:
+def _base(context: CheckContext, protocol: Protocol, name: str, recipe: Recipe, seed: int) -> SegmentationNet:
     """The trained network of a seed."""
-    trained_score(context, "base", seed, lambda: _network(context, protocol), protocol.base)
-    return trained_network(context, "base", seed)
+    trained_score(context, name, seed, lambda: _network(context, protocol), recipe)
+    return trained_network(context, name, seed)
 
 
 def _trained_shares(context: CheckContext, protocol: Protocol, seed: int) -> dict[str, float]:
     """Part 3: importance kept by HALP and uniformly, and the latencies of both."""
 
     def work() -> dict[str, float]:
-        net = _base(context, protocol, seed).requires_grad_(True)
+        net = _base(context, protocol, "base", protocol.base, seed).requires_grad_(True)
         groups = find_groups(net)
         predictor = pruning_predictor(
             net, groups, protocol.size, _target(), context.folder / "table", variants=protocol.variants,
@@ -274,6 +283,7 @@ def _trained_shares(context: CheckContext, protocol: Protocol, seed: int) -> dic
         losses = SegmentationLosses(context.need_data(), protocol.base, net, context.cache)
         net.train()
         for number in range(protocol.iterations):
+            give_way()
             net.zero_grad()
             losses(net, number).backward()
             taylor.add()
@@ -289,7 +299,11 @@ def _trained_shares(context: CheckContext, protocol: Protocol, seed: int) -> dic
 
 
 def _accuracy(context: CheckContext, protocol: Protocol) -> dict[str, Any]:
-    """Part 4: both arms from the same trained network, by the same number of training steps."""
+    """Part 4: both arms from the same trained network, by the same number of training steps.
+
+    Latency counts as a share of the whole network's, measured in turns with it: the machine's pace is not that of the
+    minute in which the limit was set.
+    """
     rows: dict[tuple[str, int], dict[str, float]] = {}
 
     def arm(method: str, seed: int) -> float:
@@ -299,25 +313,27 @@ def _accuracy(context: CheckContext, protocol: Protocol) -> dict[str, Any]:
     trial: PairedTrial = paired_trial(
         lambda seed: arm("halp-refined", seed), lambda seed: arm("uniform", seed), protocol.accuracy_seeds
     )
-    worst = max(abs(row["latency_ms"] / row["limit_ms"] - 1) for row in rows.values())
+    asked = protocol.accuracy_latency
+    worst = max(abs(row["latency_ms"] / row["before_ms"] / asked - 1) for row in rows.values())
     figures = {f"{method}-seed{seed}": row for (method, seed), row in rows.items()}
     return {"trial": trial.to_json(), "worst_latency": worst, "arms": figures, "mean": fmean(trial.a)}
 
 
 def _pruned(context: CheckContext, protocol: Protocol, method: str, seed: int) -> dict[str, float]:
     def work() -> dict[str, float]:
-        net = _base(context, protocol, seed)
-        limit = context.stage("whole", lambda: {"ms": _target().measure(net, protocol.size).median_ms})["ms"]
+        net = _base(context, protocol, "converged", protocol.converged, seed)
+        whole = context.stage("whole", lambda: {"ms": _target().measure(net, protocol.size).median_ms})["ms"]
         result = prune(
-            net, context.need_data(), _target(), f"latency<={protocol.accuracy_latency * limit:.4f}ms",
+            net, context.need_data(), _target(), f"latency<={protocol.accuracy_latency * whole:.4f}ms",
             protocol.tune.model_copy(update={"seed": seed}), context.folder / f"{method}-seed{seed}",
             settings=HalpSettings.model_validate(
                 {"method": method, "steps": protocol.steps, "interval": protocol.interval}
             ),
-            variants=0, table=context.folder / "table", cache=context.cache, say=lambda line: None, quiet=True,
+            variants=0, table=context.folder / "table", cache=context.cache, whole_ms=whole, say=lambda line: None,
+            quiet=True,
         )  # fmt: skip
         return {
-            "miou": 100 * result.score, "latency_ms": result.latency_ms, "limit_ms": result.limit_ms,
+            "miou": 100 * result.score, "latency_ms": result.latency_ms, "before_ms": result.latency_before_ms,
             "kept": result.kept, "before": 100 * result.score_before,
         }  # fmt: skip
 
