@@ -123,10 +123,15 @@ def test_killed_at_any_moment_it_ends_with_the_same_front_and_weights(finished, 
     )
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     rng = np.random.default_rng(1)
-    for _ in range(3):
-        with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL) as process:
-            time.sleep(float(rng.uniform(6, 16)))
+    reached = []
+    for _ in range(10):
+        with subprocess.Popen([sys.executable, "-u", "-c", code], env=environment, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()  # at work: how long importing takes says nothing
+            time.sleep(float(rng.uniform(0, 25)))
             process.send_signal(signal.SIGKILL)
+        reached.append(len(list(run.rglob("stages/*.json"))))
+    assert len(set(reached)) > 2, f"the kills were to hit several stages: {reached}"
     result = tiny_fit(scenes, run)
     scores = [{c.arch: c.score for c in r.points[1].front.candidates if c.epochs} for r in (finished, result)]
     assert scores[0] == scores[1]

@@ -17,7 +17,8 @@ import catchweight.compress.halp as job
 import catchweight.compress.modules as modules
 import catchweight.compress.quantize as quantize_module
 from analytic_table import analytic_table
-from catchweight.compress import HalpSettings, find_groups, load_pruned, prune, prune_module, save_pruned
+from catchweight.cli.compress import _tolerated
+from catchweight.compress import HalpSettings, PruneResult, find_groups, load_pruned, prune, prune_module, save_pruned
 from catchweight.compress.halp import latency_limit
 from catchweight.compress.tables import pruning_predictor
 from catchweight.data import SegmentationData, open_data
@@ -326,6 +327,15 @@ def test_the_command_goes_on_exports_and_says_whether_it_was_met(
     assert "the file computes what was trained" in said
     assert (folder.parent / "model.onnx").exists()
     assert (folder / "pruned.pt").stat().st_mtime_ns == before
+    assert read_json(folder.parent / "model.json")["pruned"]["met"], "the file tells what became of the network"
+
+
+def test_a_tolerance_counts_for_pruning_where_it_is_given(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = PruneResult(Path("m.pt"), 5.0, 4.9, 9.0, 0.60, 0.62, 0.9, {}, True, "")
+    assert _tolerated(lost, None)
+    assert _tolerated(lost, 2.1)
+    assert not _tolerated(lost, 1.9)
+    assert "pruning costs 2.00 points of val mIoU, more than --tolerance 1.9" in capsys.readouterr().out
 
 
 def test_one_command_prunes_and_then_quantises_what_is_left(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -64,6 +65,18 @@ def test_stored_figures_are_reused_but_not_those_of_another_runtime(tmp_path):
     other = Tape(runtime="2")
     screen(SPACE, budget, other, 3, tmp_path, headroom=0.0, per_ladder=1)
     assert other.asked == first.asked
+
+
+def test_where_the_time_is_short_the_first_networks_that_fit_are_enough(tmp_path):
+    space = WholeNetworks((128, 128), ("timm/test_efficientnet+fpn",), (0.25, 0.125), (1.0, 0.75, 0.5))
+    said: list[str] = []
+    given: dict = {"headroom": 0.0, "per_ladder": 1, "say": said.append}
+    whole = screen(space, Budget.parse("latency<=10ms"), Tape(), 3, tmp_path / "a", **given)
+    given["deadline"] = time.monotonic()
+    hurried = screen(space, Budget.parse("latency<=10ms"), Tape(), 3, tmp_path / "b", **given)
+    assert len(hurried.allowed) == 1
+    assert hurried.allowed == whole.allowed[:1]
+    assert said[-1] == "screen: the time is short, 1 of 2 networks are left out"
 
 
 def test_headroom_drops_what_only_just_fits(tmp_path):

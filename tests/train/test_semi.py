@@ -132,6 +132,16 @@ def test_triples_take_turns_and_go_round_the_labelled_images(data: SegmentationD
     assert names[1::3] != names[2::3]
 
 
+def test_fewer_images_than_a_batch_has_are_told(data: SegmentationData) -> None:
+    labelled, unlabelled = labelled_share(data, 0.34)
+    count = len(labelled.splits["train"])
+    with pytest.raises(UsageError, match=f"there are {count} labelled .* batches of 6: use --set batch={count}"):
+        loaders(data, batch=6)
+    few = replace(unlabelled, splits={"train": unlabelled.splits["train"][:2]})
+    with pytest.raises(UsageError, match="there are 2 unlabelled images for batches of 3"):
+        Triples(*(TrainLoader(one, (64, 64), 3) for one in (labelled, few, few)))
+
+
 @pytest.mark.parametrize("start", [1, 3])
 def test_an_epoch_of_triples_is_entered_anywhere(data: SegmentationData, start: int) -> None:
     whole = list(loaders(data).epoch(2))

@@ -49,7 +49,7 @@ def compress(
     table: Annotated[
         Path | None, typer.Option("--table", help="Latency table to start from. Default: the user's cache.")
     ] = None,
-    tolerance: Tolerance = 0.5,
+    tolerance: Tolerance = None,
     size: Size = None,
     format_: Format = "auto",
     seed: Seed = 0,
@@ -61,7 +61,7 @@ def compress(
     small steps with training in between, the last one is measured until it is right, then the network is fine-tuned.
     What comes out is a plain, smaller network: OUT/prune/model.pt loads, trains and exports like any other,
     OUT/model.onnx is ready, and int8 files are in OUT/int8.
-    Only the measured latency counts; if it is missed, the exit code is 1 and nothing is claimed.
+    Only the measured latency counts; if it is missed, or pruning costs more than --tolerance, the exit code is 1.
 
     For example:  catchweight compress runs/street/model.pt --data camvid --prune "latency<=10ms" --out runs/pruned
 
@@ -69,6 +69,7 @@ def compress(
     everything else, e.g. --set train.lr=0.001 --set prune.interval=100 --set prune.least=0.1. With
     --set int8.tune_epochs=5 a network that loses too much in int8 is trained on, rounded, and tried again.
     """
+    from ..compress.quantize import TOLERANCE
     from ..data import open_data
     from ..errors import UsageError
 
@@ -82,14 +83,24 @@ def compress(
             checkpoint, opened, prune, out / "prune", how, size=wanted, target=target, threads=threads,
             variants=variants, table=table, clock=clock,
         )  # fmt: skip
-        network, met = result.file, result.met
+        network, met = result.file, result.met and _tolerated(result, tolerance)
         console.print(_widths(result))
         console.print(f"pruned network: {escape(str(result.file))}")
         _export(result.file, opened, out / "model.onnx", clock)
     if int8:
-        _int8(network, opened, out / "int8", how, tolerance, target, threads, wanted, clock)
+        allowed = TOLERANCE if tolerance is None else tolerance
+        _int8(network, opened, out / "int8", how, allowed, target, threads, wanted, clock)
     if not met:
         raise typer.Exit(1)
+
+
+def _tolerated(result: PruneResult, tolerance: float | None) -> bool:
+    """Whether pruning cost no more points than it may; told where it did."""
+    cost = 100 * (result.score_before - result.score)
+    if tolerance is None or cost <= tolerance:
+        return True
+    console.print(f"pruning costs {cost:.2f} points of val mIoU, more than --tolerance {tolerance:g} allows")
+    return False
 
 
 def _settings(method: str, steps: int, epochs: int, seed: int, settings: list[str] | None) -> CompressSettings:

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from ..train import Recipe
 
 Tolerance = Annotated[
-    float, typer.Option("--tolerance", min=0.0, help="Points of val mIoU that int8 may cost; 0.5 is 0.005 of mIoU.")
+    float | None,
+    typer.Option(
+        "--tolerance",
+        min=0.0,
+        help="Points of val mIoU that a step may cost; 0.5 is 0.005 of mIoU. Default: 0.5 for int8, any for --prune, "
+        "which says what it cost.",
+    ),
 ]
 
 

@@ -85,8 +85,8 @@ class SearchSettings(Config):
     (on CamVid by 1.5 points after 10 epochs and more later)."""
     beside: tuple[str, ...] | None = None
     """One-shot: published networks that race beside the finalists, each at the largest input that makes the budget and
-    trained as the recipe says. So what is found is never worse than they are. By default the backbone under a feature
-    pyramid, ``timm/<backbone>+fpn``; an empty list leaves them out."""
+    trained as the recipe says: one of them is taken where it is ahead when the race ends. By default the backbone under
+    a feature pyramid, ``timm/<backbone>+fpn``; an empty list leaves them out."""
 
     storage: str | None = None
     """One-shot: a database that keeps the exploration, as postgresql+psycopg://user@host/name, so that workers on other

@@ -23,6 +23,10 @@ from .job import Job, Point
 from .race import epoch_seconds
 
 
+SCREEN_SHARE = 0.3
+"""Of the time that ``--time`` leaves, what measuring networks may take before the rest of them is left out."""
+
+
 def published(job: Job, space: WholeNetworks, arch: Arch) -> SegmentationNet:
     """The network that a training of the job begins with: the same weights each time."""
     train = job.settings.train
@@ -62,7 +66,7 @@ class WholeRoute:
         result = screen(
             self.space, point.budget, job.target, job.classes, job.run.path("screen"),
             headroom=settings.headroom, per_ladder=settings.per_ladder, ahead=self._ahead.get(point.budget),
-            say=point.say,
+            deadline=job.deadline(SCREEN_SHARE / point.to_come), say=point.say,
         )  # fmt: skip
         ordered = sorted(result.allowed, key=lambda c: -(c.cost.latency_ms or 0.0))
         kept, left = ordered[: settings.most], ordered[settings.most :]

@@ -54,6 +54,7 @@ def screen(
     headroom: float = 0.03,
     per_ladder: int = 2,
     ahead: Reach | None = None,
+    deadline: float | None = None,
     say: Say = lambda _: None,
 ) -> Screening:
     """Measure the ladders of ``space``; in each, find by bisection the largest input sizes that make the budget.
@@ -68,6 +69,7 @@ def screen(
         headroom: share of every limit that is kept free, so that noise does not break the promise at the end.
         per_ladder: how many members of one network and width are kept.
         ahead: what :func:`look_ahead` told of the same budget, where it was asked before.
+        deadline: in seconds of ``time.monotonic``; networks whose turn comes later are left out, unless none was found.
 
     Raises:
         CatchweightError: no member makes the budget; tells the nearest one's figure and what it would need.
@@ -77,7 +79,11 @@ def screen(
     tightened, cost_of = budget.tightened(headroom), _cost_of(space, budget, target, classes, store, say)
     allowed: list[Candidate] = []
     dropped: list[Candidate] = []
-    for ladder in space.ladders():
+    ladders = list(space.ladders())
+    for number, ladder in enumerate(ladders):
+        if allowed and deadline is not None and time.monotonic() > deadline:
+            say(f"screen: the time is short, {len(ladders) - number} of {len(ladders)} networks are left out")
+            break
         fits, fails = _descend(ladder, tightened, cost_of, per_ladder)
         allowed += fits
         dropped += fails

@@ -12,6 +12,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..data.loading import Batch, TrainLoader
+from ..errors import UsageError
 from .recipes import Recipe
 
 Size = tuple[int, int]
@@ -83,11 +84,20 @@ class Triples:
     Args:
         labelled: batches of B images.
         first, second: batches of B unlabelled images each, in different orders.
+
+    Raises:
+        UsageError: there are fewer labelled or unlabelled images than a batch has.
     """
 
     def __init__(self, labelled: TrainLoader, first: TrainLoader, second: TrainLoader) -> None:
         self.inner = (labelled, first, second)
         self.wait_seconds = 0.0
+        filled = [min(loader.batch, len(loader.records) // loader.world) for loader in self.inner]
+        if len(set(filled)) > 1:
+            kind = "labelled" if filled[0] < filled[1] else "unlabelled"
+            raise UsageError(
+                f"there are {min(filled)} {kind} images for batches of {max(filled)}: use --set batch={min(filled)}"
+            )
 
     def __len__(self) -> int:
         return max(len(loader) for loader in self.inner)

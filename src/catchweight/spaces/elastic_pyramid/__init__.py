@@ -1,4 +1,4 @@
-"""Our own best space and ``fit``'s default: a pretrained backbone and a BiFPN, both elastic."""
+"""Our own spaces: an elastic pretrained backbone under an FPN (``elastic-fpn``, ``fit``'s default) or a BiFPN."""
 
 from __future__ import annotations
 
