@@ -126,5 +126,7 @@ def test_members_have_published_names_and_share_weights_whatever_their_rates():
 
 
 def test_it_is_a_space_that_fit_knows():
-    assert SPACES["dpc"] is DensePredictionCells
+    small, large = (SPACES["dpc"](3, [size], backbone=BACKBONE) for size in ((64, 96), (513, 700)))
+    assert isinstance(small, DensePredictionCells)
+    assert (small.config.rate, large.config.rate) == (0.12, None), "rates shrink with inputs below the published crop"
     assert KINDS[-1] == "atrous"

@@ -22,7 +22,6 @@ from ..train.step import Objective
 from .job import Job, Point
 from .race import epoch_seconds
 
-
 SCREEN_SHARE = 0.3
 """Of the time that ``--time`` leaves, what measuring networks may take before the rest of them is left out."""
 

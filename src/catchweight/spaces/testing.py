@@ -50,6 +50,14 @@ class SpaceContract:
         """A new space, small enough for tests."""
         raise NotImplementedError("a contract test needs make(): return the space that is tested")
 
+    def member(self, space: Space, arch: Arch) -> nn.Module:
+        """A member as a plain network; say otherwise where members inherit no weights."""
+        return space.subnet(arch)
+
+    def trained(self) -> Space:
+        """A space whose weights and norms are no longer those that it began with."""
+        return trained(self.make(), self.sizes[0])
+
     def test_a_subnet_computes_what_the_supernet_does(self) -> None:
         space = trained(self.make(), self.sizes[0])
         for arch, size in itertools.product(self._members(space), self.sizes):
@@ -58,7 +66,7 @@ class SpaceContract:
     def test_no_choice_is_left_in_a_subnet(self) -> None:
         space = self.make()
         for arch in self._members(space):
-            net = space.subnet(arch)
+            net = self.member(space, arch)
             assert not any(isinstance(module, (Elastic, Space)) for module in net.modules())
             assert not any(list(own_choices(module)) for module in net.modules())
             assert not any(isinstance(value, Choice) for module in net.modules() for value in vars(module).values())
@@ -206,9 +214,9 @@ class SpaceContract:
     def test_export_keeps_what_a_member_computes(self) -> None:
         import onnxruntime  # only here: a space is of use without a runtime
 
-        space = trained(self.make(), self.sizes[0])
+        space = self.trained()
         arch, x = space.sample(random.Random(1)), image(self.sizes[1])[:1]
-        net = space.subnet(arch)
+        net = self.member(space, arch)
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             path = to_onnx(net, Path(folder) / "member.onnx", self.sizes[1])
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
