@@ -168,6 +168,7 @@ def test_a_budget_that_all_miss_fails_says_by_how_much_and_is_measured_again(fin
         for _ in range(2):  # the second call begins with the best again
             with pytest.raises(BudgetMissedError, match="latency 20s is 100% over 10s"):
                 tiny_fit(scenes, run)
+            assert load_network(run / "model.pt")[0].spec.width == finished.best.arch["width"]
     assert "100%" in (run / "report.html").read_text()
     again = tiny_fit(scenes, run)
     assert again.best.arch == finished.best.arch

@@ -24,18 +24,21 @@ MADE = ("train", "model.pt", "model.onnx", "verification.json", "latency.json", 
 
 
 def next_winner(point: Point, front: Front) -> Candidate | None:
-    """The best candidate within the budget whose turn has not been; what it made before is taken back."""
+    """The best candidate within the budget whose turn has not been, what it made before taken back; all of them have
+    their turn again once nobody is left. ``None`` where there never was one."""
     run = point.run
     _finish_putting_aside(run)
-    gone = {_known(entry).arch for entry in _entries(run)}
-    winner = Front(tuple(c for c in front.candidates if c.arch not in gone)).best(point.budget)
+    winner = _left(point, front)
+    if winner is None:
+        _list(run).unlink(missing_ok=True)
+        winner = _left(point, front)
     if winner is not None:
         _move(_aside(run, winner), run.folder, keep_first=True)
     return winner
 
 
 def pass_over(point: Point, front: Front, winner: Candidate, reason: str) -> bool:
-    """Put the winner aside; whether there is another one, else all of them have their turn again.
+    """Put the winner aside; whether there is another one. Else what the best one made lies in the folder again.
 
     Args:
         front: of the race.
@@ -47,9 +50,9 @@ def pass_over(point: Point, front: Front, winner: Candidate, reason: str) -> boo
     _finish_putting_aside(run)
     for stage in ("measure", "blocks"):
         run.forget(stage)
-    following = next_winner(point, front)
+    following = _left(point, front)
     if following is None:
-        _list(run).unlink(missing_ok=True)
+        next_winner(point, front)
         return False
     point.say(f"{label(winner.arch)} is passed over, {reason}; next is {label(following.arch)}")
     return True
@@ -59,6 +62,11 @@ def told_passed_over(run: Run) -> dict[Any, Candidate]:
     """Those that had their turn, by architecture, with why they were not taken."""
     known = ((_known(entry), entry["reason"]) for entry in _entries(run))
     return {c.arch: replace(c, note=f"passed over: {reason}") for c, reason in known}
+
+
+def _left(point: Point, front: Front) -> Candidate | None:
+    gone = {_known(entry).arch for entry in _entries(point.run)}
+    return Front(tuple(c for c in front.candidates if c.arch not in gone)).best(point.budget)
 
 
 def _known(entry: dict[str, Any]) -> Candidate:
