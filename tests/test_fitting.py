@@ -241,7 +241,7 @@ def test_a_point_that_fails_leaves_the_others_their_front(scenes, tmp_path, monk
         write_json(point.run.path("front.json"), Front((found,)).to_json())
         return found
 
-    monkeypatch.setattr("catchweight.fitting.main.race", race)
+    monkeypatch.setattr("catchweight.fitting.main.race_within", race)
     monkeypatch.setattr("catchweight.fitting.main.search_ablation", lambda *_: None)
     monkeypatch.setattr(whole.WholeRoute, "prepare", lambda route: None)
     run, budgets = tmp_path / "r", ["latency<=10s", "latency<=9s"]

@@ -18,7 +18,8 @@ from formula_target import formula
 
 SETTINGS = FitSettings(
     search=SearchSettings(
-        backbone="test_efficientnet", scales=(1.0,), profiled=10, supernet_epochs=1, evaluations=6, finalists=1
+        space="elastic", backbone="test_efficientnet", scales=(1.0,), profiled=10, supernet_epochs=1, evaluations=6,
+        finalists=1,
     ),
     train=Recipe(epochs=1, batch=4, lr=2e-3, warmup=0.0, tensorboard=False, workers=0, accelerator="cpu"),
     compress=CompressionSettings(
