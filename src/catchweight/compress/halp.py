@@ -211,8 +211,8 @@ class _Job:
         return deadline - left * TUNING_KEPT * tuning / (steps + tuning)
 
     def _start(self) -> dict[str, Any]:
-        known: tuple[float, list[str]] | None = None if self.whole_ms is None else (self.whole_ms, [])
-        latency, notes = known or alone(self.net, self.target, self.size)
+        known = self.whole_ms
+        latency, notes = alone(self.net, self.target, self.size) if known is None else (known, [])
         score = self.score(self.net)
         self.say(f"start: {latency:.2f} ms on {self.target}, mIoU {score:.4f}")
         return {"latency_ms": latency, "score": score, "notes": notes}

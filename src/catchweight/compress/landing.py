@@ -86,7 +86,7 @@ def alone(net: nn.Module, target: Target, size: tuple[int, int]) -> tuple[float,
     On a machine that stays busy it is that at the machine's usual pace.
     """
     (found,) = undisturbed([target.prepare(net, size)], VERDICT_SECONDS)
-    return found.steady_ms if found.disturbed else found.median_ms, list(found.notes)
+    return found.told_ms, list(found.notes)
 
 
 class Scales:

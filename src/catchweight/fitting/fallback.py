@@ -33,7 +33,7 @@ def next_winner(point: Point, front: Front) -> Candidate | None:
         _list(run).unlink(missing_ok=True)
         winner = _left(point, front)
     if winner is not None:
-        _move(_aside(run, winner), run.folder, keep_first=True)
+        _move(_aside(run, winner), run.folder, keep_source=True)
     return winner
 
 
@@ -45,8 +45,7 @@ def pass_over(point: Point, front: Front, winner: Candidate, reason: str) -> boo
         winner: with what its file costs, if that was measured.
     """
     run = point.run
-    gone = [*_entries(run), {"candidate": winner.to_json(), "reason": reason, "aside": False}]
-    _write(run, gone)
+    write_json(_list(run), [*_entries(run), {"candidate": winner.to_json(), "reason": reason, "aside": False}])
     _finish_putting_aside(run)
     for stage in ("measure", "blocks"):
         run.forget(stage)
@@ -81,10 +80,6 @@ def _entries(run: Run) -> list[dict[str, Any]]:
     return list(read_json(_list(run))) if _list(run).exists() else []
 
 
-def _write(run: Run, entries: list[dict[str, Any]]) -> None:
-    write_json(_list(run), entries)
-
-
 def _aside(run: Run, candidate: Candidate) -> Path:
     return run.path("passed", label(candidate.arch))
 
@@ -93,21 +88,22 @@ def _finish_putting_aside(run: Run) -> None:
     """Killed in between, what lies in the folder is still that of the one passed over last."""
     entries = _entries(run)
     if entries and not entries[-1]["aside"]:
-        _move(run.folder, _aside(run, _known(entries[-1])), keep_first=False)
-        _write(run, [*entries[:-1], entries[-1] | {"aside": True}])
+        _move(run.folder, _aside(run, _known(entries[-1])), keep_source=False)
+        write_json(_list(run), [*entries[:-1], entries[-1] | {"aside": True}])
 
 
-def _move(source: Path, to: Path, keep_first: bool) -> None:
+def _move(source: Path, to: Path, keep_source: bool) -> None:
     """What a winner has made, file by file; done again it goes on.
 
     Args:
-        keep_first: of what is in both folders (a report that was written meanwhile makes pictures), what to keep.
+        keep_source: whether to keep the source's of what is in both folders: a report that was written meanwhile makes
+            pictures.
     """
     for name in MADE:
         if not (source / name).exists():
             continue
         if (to / name).exists():
-            _remove((to if keep_first else source) / name)
+            _remove((to if keep_source else source) / name)
         if (source / name).exists():
             (to / name).parent.mkdir(parents=True, exist_ok=True)
             os.rename(source / name, to / name)

@@ -225,14 +225,14 @@ def _point(job: Job, route: Route, point: Point) -> PointResult:
         run.path("stopped.json").unlink(missing_ok=True)  # why an earlier session ended
         run.stage("data", lambda: job.run.result("data"))
         save_yaml(run.path("fit.yaml"), job.settings)
-    compress = job.settings.compress.steps != "none"
-    final = compressed(job, route, point) if compress else race_within(job, route, point)
-    if not compress:
+    if job.settings.compress.steps == "none":
+        final = race_within(job, route, point)
         search_ablation(job, point, final)
-    missed = point.budget.violations(final.cost)
-    if missed:
-        reconsider(point)
-        raise BudgetMissedError(missed_text(job, missed))
+    else:
+        final = compressed(job, route, point)
+        if missed := point.budget.violations(final.cost):
+            reconsider(point)
+            raise BudgetMissedError(missed_text(job, missed))
     report = write_run_report(run)
     point.say(
         f"done: {label(final.arch)} has {final.score:.3f} val mIoU at {final.cost.latency_ms:.2f} ms, "

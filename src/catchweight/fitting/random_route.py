@@ -60,8 +60,9 @@ class RandomRoute(SpaceRoute):
         cheap: list[Candidate] = []
         found = 0
         tight, rng = budget.tightened(self.settings.headroom), random.Random(self.job.settings.train.seed)
+        members = self.space.distinct()
         for _ in range(MOST_DRAWN):
-            arch = self.space.distinct().sample(rng)
+            arch = members.sample(rng)
             candidate = Candidate(arch, self.predicted(arch))
             if not predicted_within(tight, candidate.cost, 1.0):
                 continue

@@ -149,7 +149,7 @@ class Target(ABC):
         """What a prepared session and its network tell: all but file and memory."""
         (measured,) = interleaved([session], seconds)
         return Cost(
-            latency_ms=measured.steady_ms if measured.disturbed else measured.median_ms,
+            latency_ms=measured.told_ms,
             macs=count_macs(net, size),
             params=count_params(net),
             energy_j=self.energy(session, seconds).joules if energy else None,

@@ -78,6 +78,11 @@ class Measurement:
         return self.relative * self.usual_ms
 
     @property
+    def told_ms(self) -> float:
+        """The median; on a machine that was disturbed what it would be at the usual pace."""
+        return self.steady_ms if self.disturbed else self.median_ms
+
+    @property
     def noisy(self) -> bool:
         """Whether the machine was disturbed, the median is not known to within 2 %, or runs scatter by over 30 %."""
         return self.disturbed or self._uncertain
